@@ -1,0 +1,5 @@
+//! Signed release bundles and the domain images they are unpacked into.
+
+#![forbid(unsafe_code)]
+
+pub mod manifest;

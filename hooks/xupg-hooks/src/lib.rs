@@ -1,0 +1,1 @@
+//! The hook contract, its runner and the xenstore keys both sides use

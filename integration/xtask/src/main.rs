@@ -1,0 +1,2 @@
+//! The lab: builds, demonstrates and tests xupg on a real, nested Xen.
+fn main() {}

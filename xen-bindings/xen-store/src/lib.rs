@@ -1,0 +1,1 @@
+//! xenstore, safely: values, permissions, transactions and watches, each with a deadline

@@ -1,0 +1,1 @@
+//! Domains of a Xen host, safely: list, configuration, shutdown, death, creation
