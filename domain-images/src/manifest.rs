@@ -103,6 +103,10 @@ pub struct Frame {
     pub unpacked: u32,
     /// SHA-256 of the packed bytes.
     pub sha256: Digest,
+    /// Where the frame begins: absent at a tar header (or the end of the stream), else inside the
+    /// stored data of the last file begun in an earlier frame, at this byte of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<u64>,
 }
 
 /// The signed list of a payload's entries.
