@@ -2,4 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundle;
+pub mod filelist;
+pub mod format;
 pub mod manifest;
+pub mod signature;
+pub mod version;

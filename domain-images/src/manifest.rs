@@ -1,9 +1,14 @@
 //! The manifest: what a release holds, in numbers and digests. Once its signature is checked, it
 //! is the only thing about a bundle that is believed.
 
+mod check;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+pub use check::{Invalid, limits};
 
 /// The schema this program writes and the only one it reads.
 pub const SCHEMA: u32 = 1;
@@ -25,6 +30,26 @@ pub struct Manifest {
     pub description: String,
     /// The payloads in the order of the bundle's members: `dom0` first, `overlay` payloads last.
     pub payloads: Vec<Payload>,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest. Nothing may be believed before its signature is verified.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the bytes are not a manifest of this schema or contradict themselves.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+}
+
+impl Payload {
+    /// The name of the payload's member in the bundle.
+    #[must_use]
+    pub fn member(&self) -> String {
+        format!("{}.tar.zst", self.domain)
+    }
 }
 
 /// One domain's part of a release: the member `<domain>.tar.zst`.
@@ -103,18 +128,47 @@ pub struct Frame {
     pub unpacked: u32,
     /// SHA-256 of the packed bytes.
     pub sha256: Digest,
+    /// What the frame holds, and so which frames must be done before it.
+    #[serde(default, skip_serializing_if = "Part::is_files")]
+    pub part: Part,
     /// Where the frame begins: absent at a tar header (or the end of the stream), else inside the
     /// stored data of the last file begun in an earlier frame, at this byte of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<u64>,
 }
 
+/// What a frame holds. The parts of a payload follow each other in this order, each begins with a
+/// frame of its own, and whoever unpacks frames in parallel finishes a part before the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// A skippable frame with a piece of the compressed file list; no part of the tar stream.
+    List,
+    /// Directories only, parents before children.
+    Directories,
+    /// Files, symbolic links, devices and fifos; their directories are all in the part before.
+    #[default]
+    Files,
+    /// Hard links only; what they name is all in the part before.
+    Links,
+}
+
+impl Part {
+    // serde hands out a reference.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_files(&self) -> bool {
+        *self == Part::Files
+    }
+}
+
 /// The signed list of a payload's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileList {
-    /// SHA-256 of the list in its canonical form.
+    /// SHA-256 of the list in its canonical form (see [`crate::filelist`]).
     pub sha256: Digest,
+    /// Bytes of the list in its canonical form.
+    pub bytes: u64,
 }
 
 /// How a domU is stopped, started and judged.
@@ -174,6 +228,20 @@ fn default_health_s() -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
+impl Digest {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Reads 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_digest(text)
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -183,6 +251,12 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Sha256> for Digest {
+    fn from(state: Sha256) -> Self {
+        Self(state.finalize().into())
     }
 }
 
