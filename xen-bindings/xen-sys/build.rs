@@ -47,7 +47,7 @@ fn generate() -> Result<(), String> {
         )
         .allowlist_function("(libxl|xlu|xs|xtl)_.*")
         .allowlist_type("(libxl|xlu|xs|xtl|xentoollog)_.*")
-        .allowlist_var("(LIBXL|XS|XTL|INVALID_DOMID|RANDOM_DOMID)_?.*")
+        .allowlist_var("(LIBXL|XS|XBT|XTL|INVALID_DOMID|RANDOM_DOMID)_?.*")
         // The logger's callback takes a va_list, and this is how it is printed.
         .allowlist_function("vsnprintf")
         // A Rust enum would be unsound: the library may be a newer one than the headers.
