@@ -68,8 +68,7 @@ impl fmt::Display for Phase {
 pub struct Facts {
     /// `XUPG_PHASE`.
     pub phase: Phase,
-    /// `XUPG_DOMAIN`: `dom0`, or the domU's name where it is known. An agent knows no name of its
-    /// own but what xenstore tells it.
+    /// `XUPG_DOMAIN`: `dom0`, or the domU's name in xl.
     pub domain: String,
     /// `XUPG_TXN`: the upgrade's transaction. The same word means the same upgrade.
     pub txn: Token,

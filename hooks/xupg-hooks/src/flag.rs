@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::contract::{DEFAULT_TIMEOUT, Facts, Phase};
 use crate::keys::flag as key;
-use crate::text::{Token, printable};
+use crate::text::Token;
 
 /// The longest time a flag can give a hook: a day. More is taken for a mistake.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -20,8 +20,6 @@ pub struct Flag {
     pub release: Token,
     /// The release that it comes from, when known.
     pub from_release: Option<Token>,
-    /// The domain's name in dom0, for the hook's `XUPG_DOMAIN`; empty when unknown.
-    pub domain: String,
     /// How long the agent may try, calls that ended in "retry later" included.
     pub timeout: Duration,
 }
@@ -50,7 +48,6 @@ impl Flag {
                     .map(Token::to_string)
                     .unwrap_or_default(),
             ),
-            (key::DOMAIN, self.domain.clone()),
             (key::TIMEOUT, self.timeout.as_secs().to_string()),
         ];
         writes.push((key::TXN, self.txn.to_string()));
@@ -71,7 +68,6 @@ impl Flag {
         };
         let release = read(key::RELEASE)?;
         let from = read(key::FROM)?.filter(|value| !value.is_empty());
-        let domain = read(key::DOMAIN)?.unwrap_or_default();
         let timeout = read(key::TIMEOUT)?.filter(|value| !value.is_empty());
         let Some(phase) = read(key::PHASE)? else {
             return Ok(Ok(None));
@@ -83,22 +79,17 @@ impl Flag {
             txn,
             release,
             from,
-            domain,
             timeout,
             phase,
         };
         Ok(parts.check().map(Some))
     }
 
-    /// The facts for the hook. `name` stands in when the flag does not name the domain.
-    pub fn facts(&self, name: &str) -> Facts {
+    /// The facts for the hook of the domU called `domain`.
+    pub fn facts(&self, domain: &str) -> Facts {
         Facts {
             phase: self.phase,
-            domain: if self.domain.is_empty() {
-                name.to_owned()
-            } else {
-                self.domain.clone()
-            },
+            domain: domain.to_owned(),
             txn: self.txn.clone(),
             release: self.release.clone(),
             from_release: self.from_release.clone(),
@@ -113,7 +104,6 @@ struct Parts {
     txn: String,
     release: Option<String>,
     from: Option<String>,
-    domain: String,
     timeout: Option<String>,
     phase: String,
 }
@@ -142,7 +132,6 @@ impl Parts {
                 .from
                 .map(|text| Token::new(text).map_err(|_| malformed(key::FROM)))
                 .transpose()?,
-            domain: printable(self.domain.as_bytes()),
             timeout,
         })
     }
@@ -162,7 +151,6 @@ mod tests {
             phase,
             release: Token::new(release).unwrap(),
             from_release: None,
-            domain: "web".into(),
             timeout: Duration::from_secs(30),
         }
     }
@@ -187,10 +175,7 @@ mod tests {
         ]
         .into();
         let flag = read(&store).unwrap().unwrap();
-        assert_eq!(
-            (flag.timeout, flag.facts("here").domain.as_str()),
-            (DEFAULT_TIMEOUT, "here")
-        );
+        assert_eq!(flag.timeout, DEFAULT_TIMEOUT);
         store.insert("phase", "stage".into());
         assert_eq!(read(&store), Err(FlagError::Malformed { key: "phase" }));
         store.remove("phase");

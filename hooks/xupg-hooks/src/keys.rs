@@ -86,6 +86,8 @@ pub fn answer_key(domid: u32, key: &str) -> String {
 
 /// The flag's directory, relative to the domain's.
 pub const FLAG_DIR: &str = "xupg";
+/// The domain's name, relative to the domain's directory: libxl writes it, the guest reads it.
+pub const NAME: &str = "name";
 /// The answers' directory, relative to the domain's.
 pub const ANSWER_DIR: &str = "data/xupg";
 
@@ -97,8 +99,6 @@ pub mod flag {
     pub const RELEASE: &str = "release";
     /// The release that it comes from; may be absent.
     pub const FROM: &str = "from";
-    /// The domain's name as dom0 knows it; may be absent.
-    pub const DOMAIN: &str = "domain";
     /// Seconds that the hook may take; may be absent.
     pub const TIMEOUT: &str = "timeout";
     /// `quiesce`, `boot` or `rollback`. Without it there is no flag.

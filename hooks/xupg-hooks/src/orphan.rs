@@ -89,10 +89,6 @@ mod tests {
             .unwrap()
     }
 
-    fn pid(child: &Child) -> Pid {
-        Pid::from_child(child)
-    }
-
     #[test]
     fn an_earlier_run_is_ended() {
         let dir = tempfile::tempdir().unwrap();
