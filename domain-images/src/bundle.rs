@@ -1,11 +1,19 @@
 //! The bundle: one signed file that holds a release. See [`crate::format`] for its layers.
 
+pub mod create;
 mod frame;
+mod inspect;
 mod outer;
 mod read;
+mod resign;
+mod verify;
 
 pub use frame::{CheckedFrame, Decoder, FrameError, UncheckedFrame, WINDOW_LOG_MAX};
+pub use create::{BundleSpec, CreateError, CreateEvent, create};
+pub use inspect::{PayloadSummary, SignerSummary, Summary};
 pub use read::{Bundle, PayloadReader, ReadError};
+pub use resign::{NewSignature, Present, ResignError, resign};
+pub use verify::{Verified, VerifyError, verify};
 
 /// The first member.
 pub const MANIFEST_MEMBER: &str = "manifest.json";

@@ -8,3 +8,7 @@ pub mod format;
 pub mod manifest;
 pub mod signature;
 pub mod version;
+
+pub use bundle::Bundle;
+pub use manifest::Manifest;
+pub use signature::TrustStore;

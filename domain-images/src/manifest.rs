@@ -208,6 +208,22 @@ pub enum OnTimeout {
     Destroy,
 }
 
+impl DomU {
+    /// The settings of a domU about which nothing is said.
+    #[must_use]
+    pub fn for_domain(domain: &str) -> Self {
+        Self {
+            config: format!("/etc/xen/{domain}.cfg"),
+            order: default_order(),
+            mandatory: default_true(),
+            quiesce_s: default_quiesce_s(),
+            shutdown_s: default_shutdown_s(),
+            on_timeout: OnTimeout::default(),
+            health_s: default_health_s(),
+        }
+    }
+}
+
 fn default_order() -> u32 {
     50
 }

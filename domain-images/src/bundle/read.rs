@@ -147,6 +147,11 @@ impl<R: Read> Bundle<R> {
         &self.signers
     }
 
+    /// The input, where the next member's header begins.
+    pub(super) fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// Goes on to the next payload, in the manifest's order. `None` when all were read and nothing
     /// follows them.
     ///
