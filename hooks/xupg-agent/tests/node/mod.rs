@@ -1,4 +1,5 @@
 //! A guest on a real xenstored, with dom0's eyes on it, and an agent that believes it runs there.
+#![allow(dead_code, reason = "every test file uses its part of it")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
