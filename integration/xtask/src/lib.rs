@@ -6,6 +6,8 @@ pub mod command;
 pub mod efi_vars;
 pub mod images;
 pub mod keys;
+pub mod lab;
+pub mod node;
 pub mod packages;
 pub mod paths;
 pub mod progress;

@@ -1,7 +1,7 @@
 //! The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 
 use clap::{Parser, Subcommand};
-use xtask::{images, keys, packages, progress};
+use xtask::{images, keys, lab, packages, progress};
 use std::process::ExitCode;
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
@@ -16,11 +16,31 @@ struct Cli {
 enum Verb {
     /// Installs packages, makes keys, kernels, roots and the releases' trees, as far as they are not there.
     Setup,
+    /// One node to play with.
+    #[command(subcommand)]
+    Lab(LabVerb),
+}
+
+#[derive(Subcommand)]
+enum LabVerb {
+    /// Boots the node: as it was left, or a new one.
+    Up,
+    /// Opens a shell in dom0, or runs a command there.
+    Ssh {
+        /// The command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        line: Vec<String>,
+    },
+    /// Shuts the node down; its disk stays.
+    Down,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup(),
+        Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
+        Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
+        Verb::Lab(LabVerb::Down) => lab::down(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

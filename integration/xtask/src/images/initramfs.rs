@@ -5,6 +5,7 @@ use crate::command::{command, run, run_with_input};
 use crate::paths;
 use anyhow::{Context, Result};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Debian's busybox-static.
@@ -47,6 +48,9 @@ fn fill(tree: &Path, modules: &[std::path::PathBuf], init: &str) -> Result<()> {
     copy(Path::new(BUSYBOX), &tree.join("bin/busybox"))?;
     std::os::unix::fs::symlink("busybox", tree.join("bin/sh"))?;
     copy(&paths::recipes().join("initramfs").join(init), &tree.join("init"))?;
+    for program in ["init", "bin/busybox"] {
+        fs::set_permissions(tree.join(program), fs::Permissions::from_mode(0o755))?;
+    }
     let mut order = String::new();
     for module in modules {
         let name = module.file_name().unwrap_or_default();

@@ -1,0 +1,8 @@
+//! A node in QEMU: its disk and variables, the machine that runs them, and how to talk to it.
+
+pub mod machine;
+pub mod qemu;
+pub mod qmp;
+pub mod scaffold_disk;
+pub mod ssh;
+pub mod state;

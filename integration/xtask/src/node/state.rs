@@ -1,0 +1,121 @@
+//! What a node consists of while it is switched off: its flash, its UEFI variables, its snapshots.
+
+use crate::command::{command, run};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The size of the disk through which files get in; sparse.
+const OFFER_SIZE: u64 = 4 << 30;
+
+/// A directory with `disk.qcow2`, `vars.qcow2`, `offer.raw` and `console.log`.
+#[derive(Debug, Clone)]
+pub struct NodeState {
+    dir: PathBuf,
+}
+
+impl NodeState {
+    /// A new node: its flash starts as `disk` (raw, never written to, must stay), its variables as `vars` (raw). Whatever
+    /// `dir` held is removed.
+    ///
+    /// # Errors
+    /// When `qemu-img` fails.
+    pub fn create(dir: &Path, disk: &Path, vars: &Path) -> Result<Self> {
+        let state = Self::empty(dir)?;
+        let disk = fs::canonicalize(disk).with_context(|| format!("no disk {}", disk.display()))?;
+        run(command("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(disk)
+            .arg(state.disk()))?;
+        run(command("qemu-img", ["convert", "-f", "raw", "-O", "qcow2"])
+            .arg(vars)
+            .arg(state.vars()))?;
+        Ok(state)
+    }
+
+    /// A node that was made before.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let state = Self { dir: dir.to_path_buf() };
+        for file in [state.disk(), state.vars()] {
+            anyhow::ensure!(file.exists(), "no node in {}: {} is missing", dir.display(), file.display());
+        }
+        Ok(state)
+    }
+
+    /// A copy with all snapshots, to be changed without disturbing this one. Not while this one runs.
+    ///
+    /// # Errors
+    /// When the files cannot be copied.
+    pub fn copy_to(&self, dir: &Path) -> Result<Self> {
+        let copy = Self::empty(dir)?;
+        for (from, to) in [(self.disk(), copy.disk()), (self.vars(), copy.vars())] {
+            run(command("cp", ["--reflink=auto", "--sparse=always"]).arg(from).arg(to))?;
+        }
+        Ok(copy)
+    }
+
+    fn empty(dir: &Path) -> Result<Self> {
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let state = Self { dir: dir.to_path_buf() };
+        fs::File::create(state.offer_disk())?.set_len(OFFER_SIZE)?;
+        Ok(state)
+    }
+
+    /// Puts copies of `files` on the node's second disk, in the place of what was there. The node sees them under `/offer` after
+    /// [`super::machine::Machine::mount_offer`].
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn offer(&self, files: &[&Path]) -> Result<()> {
+        let tree = self.dir.join("offer");
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        fs::create_dir(&tree)?;
+        for file in files {
+            let to = tree.join(file.file_name().context("a file has a name")?);
+            if fs::hard_link(file, &to).is_err() {
+                fs::copy(file, &to).with_context(|| format!("cannot offer {}", file.display()))?;
+            }
+        }
+        // Into the same file: a running QEMU has it open.
+        let offer = fs::OpenOptions::new().write(true).open(self.offer_disk())?;
+        offer.set_len(0)?;
+        offer.set_len(OFFER_SIZE)?;
+        run(command("mke2fs", ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d"])
+            .arg(&tree)
+            .arg(self.offer_disk()))?;
+        fs::remove_dir_all(tree)?;
+        Ok(())
+    }
+
+    /// The node's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The node's flash.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.qcow2")
+    }
+
+    /// The firmware's variables.
+    pub fn vars(&self) -> PathBuf {
+        self.dir.join("vars.qcow2")
+    }
+
+    /// The second disk.
+    pub fn offer_disk(&self) -> PathBuf {
+        self.dir.join("offer.raw")
+    }
+
+    /// Everything the serial port said, over all boots.
+    pub fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+}
