@@ -91,8 +91,7 @@ pub fn get_or_make(
         }
     }
     let unfinished = cache.join(format!("{wanted}.tmp"));
-    fs::create_dir(&unfinished)
-        .with_context(|| format!("cannot make {}", unfinished.display()))?;
+    fs::create_dir(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
     progress::step(&format!("making {name}"), || make(&unfinished))
         .with_context(|| format!("making {name}"))?;
     fs::rename(&unfinished, &dir).with_context(|| format!("cannot name {}", dir.display()))?;

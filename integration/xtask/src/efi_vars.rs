@@ -8,14 +8,49 @@ use anyhow::{Result, bail, ensure};
 /// A GUID in the byte order of UEFI: the first three fields little-endian.
 type Guid = [u8; 16];
 
-const GLOBAL: Guid = guid(0x8be4_df61, 0x93ca, 0x11d2, *b"\xaa\x0d\x00\xe0\x98\x03\x2b\x8c");
-const IMAGE_SECURITY: Guid = guid(0xd719_b2cb, 0x3d3a, 0x4596, *b"\xa3\xbc\xda\xd0\x0e\x67\x65\x6f");
-const SECURE_BOOT_ENABLE: Guid = guid(0xf0a3_0bc7, 0xaf08, 0x4556, *b"\x99\xc4\x00\x10\x09\xc9\x3a\x44");
-const CUSTOM_MODE: Guid = guid(0xc076_ec0c, 0x7028, 0x4399, *b"\xa0\x72\x71\xee\x5c\x44\x8b\x9f");
-const CERT_X509: Guid = guid(0xa5c0_59a1, 0x94e4, 0x4aa7, *b"\x87\xb5\xab\x15\x5c\x2b\xf0\x72");
-const AUTH_STORE: Guid = guid(0xaaf3_2c78, 0x947b, 0x439a, *b"\xa1\x80\x2e\x14\x4e\xc3\x77\x92");
+const GLOBAL: Guid = guid(
+    0x8be4_df61,
+    0x93ca,
+    0x11d2,
+    *b"\xaa\x0d\x00\xe0\x98\x03\x2b\x8c",
+);
+const IMAGE_SECURITY: Guid = guid(
+    0xd719_b2cb,
+    0x3d3a,
+    0x4596,
+    *b"\xa3\xbc\xda\xd0\x0e\x67\x65\x6f",
+);
+const SECURE_BOOT_ENABLE: Guid = guid(
+    0xf0a3_0bc7,
+    0xaf08,
+    0x4556,
+    *b"\x99\xc4\x00\x10\x09\xc9\x3a\x44",
+);
+const CUSTOM_MODE: Guid = guid(
+    0xc076_ec0c,
+    0x7028,
+    0x4399,
+    *b"\xa0\x72\x71\xee\x5c\x44\x8b\x9f",
+);
+const CERT_X509: Guid = guid(
+    0xa5c0_59a1,
+    0x94e4,
+    0x4aa7,
+    *b"\x87\xb5\xab\x15\x5c\x2b\xf0\x72",
+);
+const AUTH_STORE: Guid = guid(
+    0xaaf3_2c78,
+    0x947b,
+    0x439a,
+    *b"\xa1\x80\x2e\x14\x4e\xc3\x77\x92",
+);
 /// Who put the certificates there: the lab (a random GUID).
-const OWNER: Guid = guid(0x6f1c_41d2, 0x5c3b, 0x4e0a, *b"\x9d\x1e\x78\x75\x70\x67\x6c\x62");
+const OWNER: Guid = guid(
+    0x6f1c_41d2,
+    0x5c3b,
+    0x4e0a,
+    *b"\x9d\x1e\x78\x75\x70\x67\x6c\x62",
+);
 
 const NON_VOLATILE_BOOT: u32 = 0x3;
 const NON_VOLATILE_RUNTIME_AUTHENTICATED: u32 = 0x27;
@@ -43,10 +78,22 @@ pub fn enroll(template: &[u8], keys: &Keys) -> Result<Vec<u8>> {
     let never = [0; 16];
     let secured = NON_VOLATILE_RUNTIME_AUTHENTICATED;
     let records = [
-        record("db", IMAGE_SECURITY, secured, when, &signature_list(keys.db)),
+        record(
+            "db",
+            IMAGE_SECURITY,
+            secured,
+            when,
+            &signature_list(keys.db),
+        ),
         record("KEK", GLOBAL, secured, when, &signature_list(keys.kek)),
         record("PK", GLOBAL, secured, when, &signature_list(keys.pk)),
-        record("SecureBootEnable", SECURE_BOOT_ENABLE, NON_VOLATILE_BOOT, never, &[1]),
+        record(
+            "SecureBootEnable",
+            SECURE_BOOT_ENABLE,
+            NON_VOLATILE_BOOT,
+            never,
+            &[1],
+        ),
         record("CustomMode", CUSTOM_MODE, NON_VOLATILE_BOOT, never, &[0]),
     ];
     for record in records {
@@ -145,19 +192,33 @@ mod tests {
 
     #[test]
     fn enrols_all_three_keys_and_turns_secure_boot_on() {
-        let keys = Keys { pk: b"pk-der", kek: b"kek-der", db: b"db-der" };
+        let keys = Keys {
+            pk: b"pk-der",
+            kek: b"kek-der",
+            db: b"db-der",
+        };
         let store = enroll(&empty_store(), &keys).unwrap();
         for text in ["pk-der", "kek-der", "db-der"] {
-            assert!(store.windows(text.len()).any(|w| w == text.as_bytes()), "{text}");
+            assert!(
+                store.windows(text.len()).any(|w| w == text.as_bytes()),
+                "{text}"
+            );
         }
-        let name: Vec<u8> = "SecureBootEnable\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let name: Vec<u8> = "SecureBootEnable\0"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
         let at = store.windows(name.len()).position(|w| w == name).unwrap();
         assert_eq!(store[at + name.len()], 1);
     }
 
     #[test]
     fn refuses_what_is_not_an_empty_store() {
-        let keys = Keys { pk: b"p", kek: b"k", db: b"d" };
+        let keys = Keys {
+            pk: b"p",
+            kek: b"k",
+            db: b"d",
+        };
         assert!(enroll(b"", &keys).is_err());
         assert!(enroll(&[0; 4096], &keys).is_err());
         let enrolled = enroll(&empty_store(), &keys).unwrap();

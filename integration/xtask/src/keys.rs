@@ -110,7 +110,11 @@ fn make(dir: &Path) -> Result<()> {
     self_signed(dir, "stranger", "/CN=a stranger", &[])?;
 
     let ssh = dir.join("ssh");
-    run(command("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "xupg lab", "-f"]).arg(ssh))?;
+    run(command(
+        "ssh-keygen",
+        ["-q", "-t", "ed25519", "-N", "", "-C", "xupg lab", "-f"],
+    )
+    .arg(ssh))?;
     Ok(())
 }
 
@@ -118,7 +122,10 @@ fn make(dir: &Path) -> Result<()> {
 fn self_signed(dir: &Path, name: &str, subject: &str, extensions: &[&str]) -> Result<()> {
     let mut openssl = command(
         "openssl",
-        ["req", "-x509", "-newkey", "rsa:2048", "-sha256", "-nodes", "-days", "3650", "-subj", subject],
+        [
+            "req", "-x509", "-newkey", "rsa:2048", "-sha256", "-nodes", "-days", "3650", "-subj",
+            subject,
+        ],
     );
     openssl.arg("-keyout").arg(dir.join(format!("{name}.key")));
     openssl.arg("-out").arg(dir.join(format!("{name}.crt")));
@@ -137,20 +144,36 @@ fn issued(dir: &Path, name: &str, subject: &str) -> Result<()> {
         &extensions,
         "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n",
     )?;
-    run(command("openssl", ["req", "-newkey", "rsa:2048", "-sha256", "-nodes", "-subj", subject, "-keyout"])
-        .arg(dir.join(format!("{name}.key")))
-        .arg("-out")
-        .arg(&request))?;
-    run(command("openssl", ["x509", "-req", "-sha256", "-days", "3650", "-CAcreateserial", "-in"])
-        .arg(&request)
-        .arg("-CA")
-        .arg(dir.join("release-ca.crt"))
-        .arg("-CAkey")
-        .arg(dir.join("release-ca.key"))
-        .arg("-extfile")
-        .arg(&extensions)
-        .arg("-out")
-        .arg(dir.join(format!("{name}.crt"))))?;
+    run(command(
+        "openssl",
+        [
+            "req", "-newkey", "rsa:2048", "-sha256", "-nodes", "-subj", subject, "-keyout",
+        ],
+    )
+    .arg(dir.join(format!("{name}.key")))
+    .arg("-out")
+    .arg(&request))?;
+    run(command(
+        "openssl",
+        [
+            "x509",
+            "-req",
+            "-sha256",
+            "-days",
+            "3650",
+            "-CAcreateserial",
+            "-in",
+        ],
+    )
+    .arg(&request)
+    .arg("-CA")
+    .arg(dir.join("release-ca.crt"))
+    .arg("-CAkey")
+    .arg(dir.join("release-ca.key"))
+    .arg("-extfile")
+    .arg(&extensions)
+    .arg("-out")
+    .arg(dir.join(format!("{name}.crt"))))?;
     fs::remove_file(request)?;
     Ok(())
 }

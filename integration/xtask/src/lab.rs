@@ -4,9 +4,9 @@ use crate::images::release::{Parts, Release};
 use crate::keys::Keys;
 use crate::node::machine::Machine;
 use crate::node::qmp::Qmp;
+use crate::node::scaffold_disk;
 use crate::node::ssh::Ssh;
 use crate::node::state::NodeState;
-use crate::node::scaffold_disk;
 use crate::{paths, progress};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -23,10 +23,8 @@ const BOOT: Duration = Duration::from_secs(600);
 /// # Errors
 /// When one is running already, or it does not come up.
 pub fn up() -> Result<()> {
-    if let Ok(running) = Running::load() {
-        if Qmp::connect(&running.monitor, Instant::now()).is_ok() {
-            bail!("the node is running already; cargo xtask lab ssh, or lab down");
-        }
+    if Running::load().is_ok_and(|it| Qmp::connect(&it.monitor, Instant::now()).is_ok()) {
+        bail!("the node is running already; cargo xtask lab ssh, or lab down");
     }
     let keys = Keys::ensure()?;
     let dir = paths::lab().join("node");
@@ -36,7 +34,9 @@ pub fn up() -> Result<()> {
             let parts = Parts::ensure(&keys)?;
             let trees = Release::new("1.0", "1.0").trees(&parts)?;
             let disk = paths::lab().join("node-disk.raw");
-            progress::step("making the node's disk", || scaffold_disk::make(&disk, &trees, &trees))?;
+            progress::step("making the node's disk", || {
+                scaffold_disk::make(&disk, &trees, &trees)
+            })?;
             NodeState::create(&dir, &disk, &keys.ovmf_vars())?
         }
     };
@@ -44,7 +44,10 @@ pub fn up() -> Result<()> {
     let mark = machine.console_mark();
     let line = progress::step("booting", || machine.wait_until_up(mark, BOOT))?;
     progress::say(line);
-    let running = Running { ssh_port: machine.ssh_port(), monitor: machine.monitor() };
+    let running = Running {
+        ssh_port: machine.ssh_port(),
+        monitor: machine.monitor(),
+    };
     running.save()?;
     machine.leave_running();
     progress::say("cargo xtask lab ssh gets you in; lab down switches it off");
@@ -108,10 +111,15 @@ impl Running {
     fn load() -> Result<Self> {
         let text = fs::read(Self::file()).context("no node is running; cargo xtask lab up")?;
         let value: Value = serde_json::from_slice(&text)?;
-        let port = value["ssh_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let port = value["ssh_port"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
         Ok(Self {
             ssh_port: port.context("running.json has no ssh_port")?,
-            monitor: value["monitor"].as_str().context("running.json has no monitor")?.into(),
+            monitor: value["monitor"]
+                .as_str()
+                .context("running.json has no monitor")?
+                .into(),
         })
     }
 }

@@ -1,8 +1,8 @@
 //! The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 
 use clap::{Parser, Subcommand};
-use xtask::{images, keys, lab, packages, progress};
 use std::process::ExitCode;
+use xtask::{images, keys, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]

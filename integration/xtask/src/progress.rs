@@ -20,6 +20,9 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::
     say(format_args!("{what} ..."));
     let begin = Instant::now();
     let result = work()?;
-    say(format_args!("{what}: {:.1}s", begin.elapsed().as_secs_f64()));
+    say(format_args!(
+        "{what}: {:.1}s",
+        begin.elapsed().as_secs_f64()
+    ));
     Ok(result)
 }

@@ -43,12 +43,20 @@ impl BootImage<'_> {
 
         let mut objcopy = command("objcopy", [] as [&str; 0]);
         let mut address = end_of_sections(XEN)?;
-        for (section, file) in [(".config", &config), (".kernel", &self.kernel), (".ramdisk", &initramfs)] {
+        for (section, file) in [
+            (".config", &config),
+            (".kernel", &self.kernel),
+            (".ramdisk", &initramfs),
+        ] {
             let length = fs::metadata(file)
                 .with_context(|| format!("cannot read {}", file.display()))?
                 .len();
-            objcopy.arg("--add-section").arg(format!("{section}={}", file.display()));
-            objcopy.arg("--change-section-vma").arg(format!("{section}={address:#x}"));
+            objcopy
+                .arg("--add-section")
+                .arg(format!("{section}={}", file.display()));
+            objcopy
+                .arg("--change-section-vma")
+                .arg(format!("{section}={address:#x}"));
             address = (address + length).next_multiple_of(4096);
         }
         run(objcopy.arg(XEN).arg(&unsigned))?;

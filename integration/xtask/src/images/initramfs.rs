@@ -12,7 +12,15 @@ use std::path::Path;
 pub const BUSYBOX: &str = "/bin/busybox";
 
 /// dom0 finds its root on virtio, SATA or NVMe disks.
-const DOM0_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ahci", "sd_mod", "nvme", "crc32c-intel", "ext4"];
+const DOM0_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "ahci",
+    "sd_mod",
+    "nvme",
+    "crc32c-intel",
+    "ext4",
+];
 const DOMU_MODULES: &[&str] = &["xen-blkfront", "crc32c-intel", "ext4"];
 
 /// dom0's initramfs for one release; it boots no root of another one.
@@ -47,7 +55,10 @@ fn fill(tree: &Path, modules: &[std::path::PathBuf], init: &str) -> Result<()> {
     }
     copy(Path::new(BUSYBOX), &tree.join("bin/busybox"))?;
     std::os::unix::fs::symlink("busybox", tree.join("bin/sh"))?;
-    copy(&paths::recipes().join("initramfs").join(init), &tree.join("init"))?;
+    copy(
+        &paths::recipes().join("initramfs").join(init),
+        &tree.join("init"),
+    )?;
     for program in ["init", "bin/busybox"] {
         fs::set_permissions(tree.join(program), fs::Permissions::from_mode(0o755))?;
     }

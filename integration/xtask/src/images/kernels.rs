@@ -74,7 +74,10 @@ impl Kernel {
 }
 
 fn unpack(metapackage: &str, dir: &Path) -> Result<()> {
-    let depends = run(&mut command("apt-cache", ["depends", "--important", metapackage]))?;
+    let depends = run(&mut command(
+        "apt-cache",
+        ["depends", "--important", metapackage],
+    ))?;
     let depends = String::from_utf8(depends)?;
     let package = depends
         .lines()
@@ -90,7 +93,10 @@ fn unpack(metapackage: &str, dir: &Path) -> Result<()> {
         }
     }
     let Some(deb) = deb else {
-        bail!("apt-get download {package} left no package in {}", dir.display());
+        bail!(
+            "apt-get download {package} left no package in {}",
+            dir.display()
+        );
     };
     run(command("dpkg-deb", ["-x"]).arg(&deb).arg(dir))?;
     fs::remove_file(deb)?;

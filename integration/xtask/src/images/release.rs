@@ -33,7 +33,12 @@ impl Parts {
         let dom0_kernel = Kernel::dom0()?;
         let domu_kernel = Kernel::domu()?;
         let roots = [roots::dom0(&dom0_kernel)?, roots::web()?, roots::db()?];
-        Ok(Self { keys: keys.clone(), dom0_kernel, domu_kernel, roots })
+        Ok(Self {
+            keys: keys.clone(),
+            dom0_kernel,
+            domu_kernel,
+            roots,
+        })
     }
 }
 
@@ -89,7 +94,13 @@ impl Release {
 
     /// Lays a file over a domain's root; `path` is absolute inside of it. Directories are made as needed.
     #[must_use]
-    pub fn with_file(mut self, domain: &str, path: &str, bytes: impl AsRef<[u8]>, mode: u32) -> Self {
+    pub fn with_file(
+        mut self,
+        domain: &str,
+        path: &str,
+        bytes: impl AsRef<[u8]>,
+        mode: u32,
+    ) -> Self {
         self.laid.push(Laid {
             domain: domain.to_owned(),
             path: path.trim_start_matches('/').to_owned(),
@@ -130,16 +141,27 @@ impl Release {
             key = key.with(root.as_os_str().as_encoded_bytes());
         }
         for laid in &self.laid {
-            key = key.with(&laid.domain).with(&laid.path).with(&laid.bytes).with(laid.mode.to_le_bytes());
+            key = key
+                .with(&laid.domain)
+                .with(&laid.path)
+                .with(&laid.bytes)
+                .with(laid.mode.to_le_bytes());
         }
-        get_or_make(&format!("release-{}", self.name), key, |dir| self.make(parts, dir))
+        get_or_make(&format!("release-{}", self.name), key, |dir| {
+            self.make(parts, dir)
+        })
     }
 
     fn make(&self, parts: &Parts, dir: &Path) -> Result<()> {
         for (domain, root) in DOMAINS.iter().zip(&parts.roots) {
             let tree = dir.join(domain);
             run(command("cp", ["-a", "--reflink=auto"]).arg(root).arg(&tree))?;
-            lay(&tree, "usr/lib/xupg/release", format!("{}\n", self.version).as_bytes(), 0o644)?;
+            lay(
+                &tree,
+                "usr/lib/xupg/release",
+                format!("{}\n", self.version).as_bytes(),
+                0o644,
+            )?;
         }
         self.fill_dom0(parts, dir)?;
         for laid in &self.laid {
@@ -152,9 +174,19 @@ impl Release {
     fn fill_dom0(&self, parts: &Parts, dir: &Path) -> Result<()> {
         let dom0 = dir.join("dom0");
         let public = parts.keys.ssh().with_extension("pub");
-        lay(&dom0, "root/.ssh/authorized_keys", &fs::read(public)?, 0o600)?;
+        lay(
+            &dom0,
+            "root/.ssh/authorized_keys",
+            &fs::read(public)?,
+            0o600,
+        )?;
         let kernel = parts.domu_kernel.image();
-        lay(&dom0, "usr/lib/xupg/domu/vmlinuz", &fs::read(kernel)?, 0o644)?;
+        lay(
+            &dom0,
+            "usr/lib/xupg/domu/vmlinuz",
+            &fs::read(kernel)?,
+            0o644,
+        )?;
         let domu = initramfs::domu(&parts.domu_kernel, dir)?;
         lay(&dom0, "usr/lib/xupg/domu/initrd", &domu, 0o644)?;
 

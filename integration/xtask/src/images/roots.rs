@@ -44,7 +44,9 @@ fn customized(domain: &str, debian: &Path, more: &[&Path]) -> Result<PathBuf> {
     }
     let dir = get_or_make(&format!("root-{domain}"), key, |dir| {
         let root = dir.join("root");
-        run(command("cp", ["-a", "--reflink=auto"]).arg(debian).arg(&root))?;
+        run(command("cp", ["-a", "--reflink=auto"])
+            .arg(debian)
+            .arg(&root))?;
         run(&mut command("sh", [&recipes.join("trim.sh"), &root]))?;
         run(command("sh", [&here.join("customize.sh"), &root, &here]).args(more))?;
         Ok(())
@@ -63,7 +65,9 @@ pub fn web() -> Result<PathBuf> {
         let root = dir.join("root");
         run(command("cp", ["-a"]).arg(recipe.join("root")).arg(&root))?;
         run(command("chown", ["-R", "0:0"]).arg(&root))?;
-        for name in ["bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "var/lib", "root"] {
+        for name in [
+            "bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "var/lib", "root",
+        ] {
             fs::create_dir_all(root.join(name))?;
         }
         let tmp = root.join("tmp");
@@ -85,7 +89,15 @@ fn debian(name: &str, packages: &str) -> Result<PathBuf> {
     let key = Key::new().with(packages).with_path(&config)?;
     let dir = get_or_make(name, key, |dir| {
         let root = dir.join("root");
-        let mut mmdebstrap = command("mmdebstrap", ["--quiet", "--variant=minbase", "--mode=root", "--format=directory"]);
+        let mut mmdebstrap = command(
+            "mmdebstrap",
+            [
+                "--quiet",
+                "--variant=minbase",
+                "--mode=root",
+                "--format=directory",
+            ],
+        );
         mmdebstrap.arg(format!("--include={packages}"));
         mmdebstrap.arg("--aptopt=Acquire::Retries \"3\"");
         for line in fs::read_to_string(&config)?.lines() {

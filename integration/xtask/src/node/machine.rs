@@ -47,7 +47,8 @@ impl Machine {
     fn launch(state: NodeState, ssh_key: &Path, snapshot: Option<String>) -> Result<Self> {
         let ssh_port = free_port()?;
         // Unix socket names are limited to 107 bytes; the lab's directory may be deep.
-        let sockets = std::env::temp_dir().join(format!("xupg-lab-{}-{ssh_port}", std::process::id()));
+        let sockets =
+            std::env::temp_dir().join(format!("xupg-lab-{}-{ssh_port}", std::process::id()));
         fs::create_dir(&sockets).with_context(|| format!("cannot make {}", sockets.display()))?;
         let qemu = Qemu {
             accelerator: Accelerator::choose()?,
@@ -79,7 +80,14 @@ impl Machine {
             }
         };
         let ssh = Ssh::new(ssh_key, ssh_port);
-        Ok(Self { state, child, qmp, ssh, ssh_port, sockets })
+        Ok(Self {
+            state,
+            child,
+            qmp,
+            ssh,
+            ssh_port,
+            sockets,
+        })
     }
 
     /// Commands inside dom0.
@@ -112,7 +120,12 @@ impl Machine {
     ///
     /// # Errors
     /// When it has not within `patience`, or QEMU has ended; with the end of the console.
-    pub fn wait_for_console(&mut self, mark: usize, text: &str, patience: Duration) -> Result<String> {
+    pub fn wait_for_console(
+        &mut self,
+        mark: usize,
+        text: &str,
+        patience: Duration,
+    ) -> Result<String> {
         let deadline = Instant::now() + patience;
         let mut told = Instant::now();
         loop {
@@ -121,15 +134,25 @@ impl Machine {
                 return Ok(line.trim().to_owned());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("QEMU ended ({status}) while waiting for `{text}`\n{}", tail(&said));
+                bail!(
+                    "QEMU ended ({status}) while waiting for `{text}`\n{}",
+                    tail(&said)
+                );
             }
             if Instant::now() >= deadline {
-                bail!("no `{text}` on the console after {} s; it ends with\n{}", patience.as_secs(), tail(&said));
+                bail!(
+                    "no `{text}` on the console after {} s; it ends with\n{}",
+                    patience.as_secs(),
+                    tail(&said)
+                );
             }
             if told.elapsed() > Duration::from_secs(20) {
                 told = Instant::now();
                 let last = said.lines().rfind(|line| !line.trim().is_empty());
-                progress::say(format_args!("  still waiting for `{text}`; console: {}", last.unwrap_or("").trim()));
+                progress::say(format_args!(
+                    "  still waiting for `{text}`; console: {}",
+                    last.unwrap_or("").trim()
+                ));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -152,7 +175,10 @@ impl Machine {
     /// # Errors
     /// When dom0 cannot be reached.
     pub fn boot_id(&self) -> Result<String> {
-        let id = self.ssh.run("cat /proc/sys/kernel/random/boot_id", Duration::from_secs(60))?;
+        let id = self.ssh.run(
+            "cat /proc/sys/kernel/random/boot_id",
+            Duration::from_secs(60),
+        )?;
         Ok(id.trim().to_owned())
     }
 
@@ -163,7 +189,9 @@ impl Machine {
     pub fn reboot(&mut self, patience: Duration) -> Result<String> {
         let mark = self.console_mark();
         // The connection may break before the answer: not an error here.
-        let _ = self.ssh.try_run("systemctl reboot", Duration::from_secs(60));
+        let _ = self
+            .ssh
+            .try_run("systemctl reboot", Duration::from_secs(60));
         self.wait_until_up(mark, patience)
     }
 
@@ -173,7 +201,8 @@ impl Machine {
     /// When they do not fit or dom0 cannot be reached.
     pub fn offer(&self, files: &[&Path]) -> Result<()> {
         let minute = Duration::from_secs(60);
-        self.ssh.run("if mountpoint -q /offer; then umount /offer; fi", minute)?;
+        self.ssh
+            .run("if mountpoint -q /offer; then umount /offer; fi", minute)?;
         self.state.offer(files)?;
         // dom0 may remember blocks of what the disk held before.
         self.ssh.run(
@@ -195,7 +224,8 @@ impl Machine {
     /// # Errors
     /// When QEMU is gone.
     pub fn reset(&mut self) -> Result<()> {
-        self.qmp.execute("system_reset", json!({}), Duration::from_secs(60))?;
+        self.qmp
+            .execute("system_reset", json!({}), Duration::from_secs(60))?;
         Ok(())
     }
 
@@ -205,7 +235,8 @@ impl Machine {
     /// When QEMU cannot save.
     pub fn save(&mut self, snapshot: &str) -> Result<()> {
         // Written to the host's disk as a whole: give it time.
-        self.qmp.monitor(&format!("savevm {snapshot}"), Duration::from_secs(600))
+        self.qmp
+            .monitor(&format!("savevm {snapshot}"), Duration::from_secs(600))
     }
 
     /// Ends QEMU in an orderly way (all caches written), without telling the node.

@@ -41,7 +41,18 @@ impl Accelerator {
 fn kvm_works() -> bool {
     let mut qemu = command(
         QEMU,
-        ["-accel", "kvm", "-machine", "q35,smm=on", "-cpu", "host", "-nodefaults", "-display", "none", "-S"],
+        [
+            "-accel",
+            "kvm",
+            "-machine",
+            "q35,smm=on",
+            "-cpu",
+            "host",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-S",
+        ],
     );
     qemu.args(["-monitor", "stdio"]);
     crate::command::run_with_input(&mut qemu, b"quit\n").is_ok()
@@ -81,32 +92,60 @@ impl Qemu {
         match self.accelerator {
             Accelerator::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
             // npt: Debian's Xen has no shadow paging, PVH guests would not start.
-            Accelerator::Tcg => {
-                qemu.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "qemu64,+svm,+npt"])
-            }
+            Accelerator::Tcg => qemu.args([
+                "-accel",
+                "tcg,thread=multi,tb-size=1024",
+                "-cpu",
+                "qemu64,+svm,+npt",
+            ]),
         };
         qemu.args(["-smp", "2", "-m", &self.memory_mib.to_string()]);
 
-        drive(&mut qemu, &format!("if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"), None);
-        drive(&mut qemu, "if=pflash,unit=1,format=qcow2,file=", Some(&self.vars));
+        drive(
+            &mut qemu,
+            &format!("if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"),
+            None,
+        );
+        drive(
+            &mut qemu,
+            "if=pflash,unit=1,format=qcow2,file=",
+            Some(&self.vars),
+        );
         // Not cache=unsafe: it would keep qcow2's tables in memory, and a power cut here is SIGKILL.
-        drive(&mut qemu, "if=none,id=node,format=qcow2,discard=unmap,file=", Some(&self.disk));
+        drive(
+            &mut qemu,
+            "if=none,id=node,format=qcow2,discard=unmap,file=",
+            Some(&self.disk),
+        );
         qemu.args(["-device", "virtio-blk-pci,drive=node,serial=node"]);
-        drive(&mut qemu, "if=none,id=offer,format=raw,readonly=on,file.locking=off,file=", Some(&self.offer));
+        drive(
+            &mut qemu,
+            "if=none,id=offer,format=raw,readonly=on,file.locking=off,file=",
+            Some(&self.offer),
+        );
         qemu.args(["-device", "virtio-blk-pci,drive=offer,serial=offer"]);
 
         // No boot ROM: the firmware must not try the network.
         qemu.args(["-device", "virtio-net-pci,netdev=user,romfile="]);
         qemu.arg("-netdev");
-        qemu.arg(format!("user,id=user,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port));
+        qemu.arg(format!(
+            "user,id=user,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22",
+            self.ssh_port
+        ));
         qemu.args(["-object", "rng-random,id=entropy,filename=/dev/urandom"]);
         qemu.args(["-device", "virtio-rng-pci,rng=entropy"]);
 
         qemu.arg("-chardev");
-        qemu.arg(format!("file,id=console,append=on,path={}", escaped(&self.console)));
+        qemu.arg(format!(
+            "file,id=console,append=on,path={}",
+            escaped(&self.console)
+        ));
         qemu.args(["-serial", "chardev:console"]);
         qemu.arg("-qmp");
-        qemu.arg(format!("unix:{},server=on,wait=off", escaped(&self.monitor)));
+        qemu.arg(format!(
+            "unix:{},server=on,wait=off",
+            escaped(&self.monitor)
+        ));
         if let Some(snapshot) = &self.snapshot {
             qemu.args(["-loadvm", snapshot]);
         }

@@ -59,7 +59,10 @@ impl Qmp {
                 return Ok(result.clone());
             }
             if let Some(error) = answer.get("error") {
-                bail!("QEMU refuses {command}: {}", error["desc"].as_str().unwrap_or("?"));
+                bail!(
+                    "QEMU refuses {command}: {}",
+                    error["desc"].as_str().unwrap_or("?")
+                );
             }
         }
     }

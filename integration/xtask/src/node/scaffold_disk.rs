@@ -31,7 +31,10 @@ pub fn make(disk: &Path, a: &Path, b: &Path) -> Result<()> {
          size={SLOT_MIB}MiB, name=xupg-b\n\
          size={STATE_MIB}MiB, name=xupg-state\n"
     );
-    run_with_input(command("sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel"]).arg(disk), table.as_bytes())?;
+    run_with_input(
+        command("sfdisk", ["--quiet", "--no-reread", "--no-tell-kernel"]).arg(disk),
+        table.as_bytes(),
+    )?;
 
     esp(disk, a, b).context("the ESP")?;
     let mut offset = 1 + ESP_MIB;
@@ -46,18 +49,53 @@ pub fn make(disk: &Path, a: &Path, b: &Path) -> Result<()> {
 
 fn esp(disk: &Path, a: &Path, b: &Path) -> Result<()> {
     let image = format!("{}@@1M", disk.display());
-    run(&mut command("mformat", ["-i", &image, "-F", "-v", "ESP", "-T", &(ESP_MIB * 2048).to_string(), "-h", "64", "-s", "32", "::"]))?;
-    run(&mut command("mmd", ["-i", &image, "::EFI", "::EFI/BOOT", "::EFI/xupg", "::EFI/xupg/a", "::EFI/xupg/b"]))?;
+    run(&mut command(
+        "mformat",
+        [
+            "-i",
+            &image,
+            "-F",
+            "-v",
+            "ESP",
+            "-T",
+            &(ESP_MIB * 2048).to_string(),
+            "-h",
+            "64",
+            "-s",
+            "32",
+            "::",
+        ],
+    ))?;
+    run(&mut command(
+        "mmd",
+        [
+            "-i",
+            &image,
+            "::EFI",
+            "::EFI/BOOT",
+            "::EFI/xupg",
+            "::EFI/xupg/a",
+            "::EFI/xupg/b",
+        ],
+    ))?;
     let boot_image = "dom0/usr/lib/xupg/boot/xen.efi";
-    for (tree, to) in [(a, "::EFI/BOOT/BOOTX64.EFI"), (a, "::EFI/xupg/a/xen.efi"), (b, "::EFI/xupg/b/xen.efi")] {
-        run(command("mcopy", ["-i", &image]).arg(tree.join(boot_image)).arg(to))?;
+    for (tree, to) in [
+        (a, "::EFI/BOOT/BOOTX64.EFI"),
+        (a, "::EFI/xupg/a/xen.efi"),
+        (b, "::EFI/xupg/b/xen.efi"),
+    ] {
+        run(command("mcopy", ["-i", &image])
+            .arg(tree.join(boot_image))
+            .arg(to))?;
     }
     Ok(())
 }
 
 fn slot(disk: &Path, offset_mib: u64, tree: &Path, scratch: &Path) -> Result<()> {
     let root = scratch.join("dom0");
-    run(command("cp", ["-a", "--reflink=auto"]).arg(tree.join("dom0")).arg(&root))?;
+    run(command("cp", ["-a", "--reflink=auto"])
+        .arg(tree.join("dom0"))
+        .arg(&root))?;
     for (domain, mib) in [("web", 32), ("db", 192)] {
         let image = root.join(format!("var/lib/xupg/images/{domain}.img"));
         fs::File::create(&image)?.set_len(mib * MIB)?;
@@ -69,7 +107,10 @@ fn slot(disk: &Path, offset_mib: u64, tree: &Path, scratch: &Path) -> Result<()>
 }
 
 fn ext4(file: &Path, offset_mib: u64, mib: u64, tree: Option<&Path>) -> Result<()> {
-    let mut mke2fs = command("mke2fs", ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E"]);
+    let mut mke2fs = command(
+        "mke2fs",
+        ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E"],
+    );
     mke2fs.arg(format!("offset={}", offset_mib * MIB));
     if let Some(tree) = tree {
         mke2fs.arg("-d").arg(tree);

@@ -27,7 +27,10 @@ pub struct Said {
 impl Ssh {
     /// Root on 127.0.0.1, that port, that private key.
     pub fn new(key: &Path, port: u16) -> Self {
-        Self { key: key.to_path_buf(), port }
+        Self {
+            key: key.to_path_buf(),
+            port,
+        }
     }
 
     /// The `ssh` command up to the host; the caller adds what to run.
@@ -54,9 +57,14 @@ impl Ssh {
     /// # Errors
     /// When ssh cannot be started, the node cannot be reached, or the deadline passes.
     pub fn try_run(&self, line: &str, deadline: Duration) -> Result<Said> {
-        let mut ssh = command("timeout", ["--foreground", &deadline.as_secs().max(1).to_string()]);
+        let mut ssh = command(
+            "timeout",
+            ["--foreground", &deadline.as_secs().max(1).to_string()],
+        );
         let inner = self.command();
-        ssh.arg(inner.get_program()).args(inner.get_args()).arg(line);
+        ssh.arg(inner.get_program())
+            .args(inner.get_args())
+            .arg(line);
         let output: Output = ssh
             .stdin(Stdio::null())
             .output()
@@ -68,8 +76,14 @@ impl Ssh {
         };
         match said.status {
             // timeout's own status, and ssh's.
-            Some(124) => bail!("`{line}` has not ended after {} s in the node", deadline.as_secs()),
-            Some(255) => bail!("the node's ssh does not answer (`{line}`) {}", said.stderr.trim()),
+            Some(124) => bail!(
+                "`{line}` has not ended after {} s in the node",
+                deadline.as_secs()
+            ),
+            Some(255) => bail!(
+                "the node's ssh does not answer (`{line}`) {}",
+                said.stderr.trim()
+            ),
             _ => Ok(said),
         }
     }
@@ -81,7 +95,12 @@ impl Ssh {
     pub fn run(&self, line: &str, deadline: Duration) -> Result<String> {
         let said = self.try_run(line, deadline)?;
         if said.status != Some(0) {
-            bail!("`{line}` in the node: exit {:?}\n  {}\n  {}", said.status, said.stdout.trim(), said.stderr.trim());
+            bail!(
+                "`{line}` in the node: exit {:?}\n  {}\n  {}",
+                said.status,
+                said.stdout.trim(),
+                said.stderr.trim()
+            );
         }
         Ok(said.stdout)
     }

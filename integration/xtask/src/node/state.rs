@@ -23,9 +23,12 @@ impl NodeState {
     pub fn create(dir: &Path, disk: &Path, vars: &Path) -> Result<Self> {
         let state = Self::empty(dir)?;
         let disk = fs::canonicalize(disk).with_context(|| format!("no disk {}", disk.display()))?;
-        run(command("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .arg(disk)
-            .arg(state.disk()))?;
+        run(command(
+            "qemu-img",
+            ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"],
+        )
+        .arg(disk)
+        .arg(state.disk()))?;
         run(command("qemu-img", ["convert", "-f", "raw", "-O", "qcow2"])
             .arg(vars)
             .arg(state.vars()))?;
@@ -37,9 +40,16 @@ impl NodeState {
     /// # Errors
     /// When it is not there.
     pub fn open(dir: &Path) -> Result<Self> {
-        let state = Self { dir: dir.to_path_buf() };
+        let state = Self {
+            dir: dir.to_path_buf(),
+        };
         for file in [state.disk(), state.vars()] {
-            anyhow::ensure!(file.exists(), "no node in {}: {} is missing", dir.display(), file.display());
+            anyhow::ensure!(
+                file.exists(),
+                "no node in {}: {} is missing",
+                dir.display(),
+                file.display()
+            );
         }
         Ok(state)
     }
@@ -51,7 +61,9 @@ impl NodeState {
     pub fn copy_to(&self, dir: &Path) -> Result<Self> {
         let copy = Self::empty(dir)?;
         for (from, to) in [(self.disk(), copy.disk()), (self.vars(), copy.vars())] {
-            run(command("cp", ["--reflink=auto", "--sparse=always"]).arg(from).arg(to))?;
+            run(command("cp", ["--reflink=auto", "--sparse=always"])
+                .arg(from)
+                .arg(to))?;
         }
         Ok(copy)
     }
@@ -61,7 +73,9 @@ impl NodeState {
             fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let state = Self { dir: dir.to_path_buf() };
+        let state = Self {
+            dir: dir.to_path_buf(),
+        };
         fs::File::create(state.offer_disk())?.set_len(OFFER_SIZE)?;
         Ok(state)
     }
@@ -87,9 +101,22 @@ impl NodeState {
         let offer = fs::OpenOptions::new().write(true).open(self.offer_disk())?;
         offer.set_len(0)?;
         offer.set_len(OFFER_SIZE)?;
-        run(command("mke2fs", ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d"])
-            .arg(&tree)
-            .arg(self.offer_disk()))?;
+        run(command(
+            "mke2fs",
+            [
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-O",
+                "^has_journal",
+                "-m",
+                "0",
+                "-d",
+            ],
+        )
+        .arg(&tree)
+        .arg(self.offer_disk()))?;
         fs::remove_dir_all(tree)?;
         Ok(())
     }
