@@ -195,7 +195,6 @@ impl Context {
     }
 
     pub(crate) fn config(&self, domid: u32) -> Result<DomainConfig, Code> {
-        let disks = self.disks(domid)?;
         let mut config = MaybeUninit::<sys::libxl_domain_config>::uninit();
         // SAFETY: the context is open; init fills in all of `config` before it is used, and dispose
         // frees what it points to, once. No ao_how: complete when the call returns.
@@ -215,42 +214,12 @@ impl Context {
                     on_reboot: action(config.on_reboot),
                     on_crash: action(config.on_crash),
                     on_watchdog: action(config.on_watchdog),
-                    disks,
+                    disks: disks(config),
                 }
             });
             sys::libxl_domain_config_dispose(config.as_mut_ptr());
             result
         }
-    }
-
-    fn disks(&self, domid: u32) -> Result<Vec<Disk>, Code> {
-        let mut count = 0;
-        // SAFETY: the context is open, `count` outlives the call.
-        let list = unsafe { sys::libxl_device_disk_list(self.ctx.as_ptr(), domid, &mut count) };
-        let Some(list) = NonNull::new(list) else {
-            // libxl returns nothing both for no disks and for an error.
-            return Ok(Vec::new());
-        };
-        // SAFETY: libxl returned `count` entries at `list`.
-        let entries =
-            unsafe { slice::from_raw_parts(list.as_ptr(), usize::try_from(count).unwrap_or(0)) };
-        let disks = entries
-            .iter()
-            .map(|disk| Disk {
-                target: copy_path(disk.pdev_path),
-                vdev: copy_text(disk.vdev).unwrap_or_default(),
-                format: {
-                    // SAFETY: takes any number; returns NULL or a string that lives for ever.
-                    let name = unsafe { sys::libxl_disk_format_to_string(disk.format) };
-                    copy_text(name).unwrap_or_default()
-                },
-                writable: disk.readwrite != 0,
-                cdrom: disk.is_cdrom != 0,
-            })
-            .collect();
-        // SAFETY: from libxl_device_disk_list, with its count, freed once.
-        unsafe { sys::libxl_device_disk_list_free(list.as_ptr(), count) };
-        Ok(disks)
     }
 
     pub(crate) fn host(&self) -> Result<Host, Code> {
@@ -440,6 +409,31 @@ fn now() -> sys::timeval {
         tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
         tv_usec: now.subsec_micros().into(),
     }
+}
+
+/// The disks of a configuration that libxl has brought up to date with the live domain. (What
+/// libxl_device_disk_list returns has no formats.)
+fn disks(config: &sys::libxl_domain_config) -> Vec<Disk> {
+    let count = usize::try_from(config.num_disks).unwrap_or(0);
+    if config.disks.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: libxl keeps `num_disks` entries at `disks` until the configuration is disposed of.
+    let entries = unsafe { slice::from_raw_parts(config.disks, count) };
+    entries
+        .iter()
+        .map(|disk| Disk {
+            target: copy_path(disk.pdev_path),
+            vdev: copy_text(disk.vdev).unwrap_or_default(),
+            format: {
+                // SAFETY: takes any number; returns NULL or a string that lives for ever.
+                let name = unsafe { sys::libxl_disk_format_to_string(disk.format) };
+                copy_text(name).unwrap_or_default()
+            },
+            writable: disk.readwrite != 0,
+            cdrom: disk.is_cdrom != 0,
+        })
+        .collect()
 }
 
 fn reason(code: sys::libxl_shutdown_reason::Type) -> Reason {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::libxl::{Code, Context, EventId};
 use crate::worker::{Engine, NoAnswer, StartError, Worker};
-use crate::{Domain, DomainConfig, End, Error, Host, ShutdownAnswer, create};
+use crate::{Domain, DomainConfig, End, Error, Host, ShutdownAnswer, State, create};
 
 /// How long a call may take that only looks, unless [`Xl::with_deadline`] says otherwise. libxl asks
 /// the device model of an HVM guest for up to ten seconds.
@@ -77,8 +77,8 @@ impl Xl {
         })
     }
 
-    /// What a domain was started with, and its disks now (`libxl_retrieve_domain_configuration`,
-    /// `libxl_device_disk_list`). Ask while it lives: it is gone with the domain.
+    /// What a domain was started with, and its disks now (`libxl_retrieve_domain_configuration`).
+    /// Ask while it lives: it is gone with the domain.
     ///
     /// # Errors
     /// [`Error::Gone`], and see [`Error`].
@@ -103,6 +103,11 @@ impl Xl {
     /// See [`Error`].
     pub fn shutdown(&self, domain: &Domain, at_most: Duration) -> Result<ShutdownAnswer, Error> {
         let doing = format!("shut down {}", domain.name);
+        // libxl takes the end of a domain that has already stopped for an acknowledgement.
+        match self.refresh(domain)?.map(|now| now.state) {
+            None | Some(State::Stopped(_) | State::Dying) => return Ok(ShutdownAnswer::Ended),
+            Some(State::Running | State::Paused) => {}
+        }
         match self.operate(domain, &doing, at_most, Context::start_shutdown)? {
             Outcome::Completed(Ok(())) => Ok(ShutdownAnswer::Acknowledged),
             Outcome::NotThere => Ok(ShutdownAnswer::Ended),
