@@ -8,8 +8,8 @@ mod read;
 mod resign;
 mod verify;
 
-pub use frame::{CheckedFrame, Decoder, FrameError, UncheckedFrame, WINDOW_LOG_MAX};
 pub use create::{BundleSpec, CreateError, CreateEvent, create};
+pub use frame::{CheckedFrame, Decoder, FrameError, UncheckedFrame, WINDOW_LOG_MAX};
 pub use inspect::{PayloadSummary, SignerSummary, Summary};
 pub use read::{Bundle, PayloadReader, ReadError};
 pub use resign::{NewSignature, Present, ResignError, resign};

@@ -39,7 +39,9 @@
 //!
 //! So whoever unpacks in parallel finishes each part before the next, and within a part takes
 //! frames in any order. **Times and modes of directories are set last**, since creating entries
-//! changes a directory's time and a directory may forbid writing; the file list has them all.
+//! changes a directory's time and a directory may forbid writing; the file list has them all. GNU
+//! tar does so with `--delay-directory-restore`: `zstd -dc dom0.tar.zst | tar -xpf - --numeric-owner
+//! --xattrs --xattrs-include='*' --delay-directory-restore`.
 //!
 //! # Where frames begin
 //! At a tar entry, whose pax header stays in the same frame; or inside a regular file, when the
@@ -52,13 +54,14 @@
 //!
 //! # Entries
 //! * Paths are relative, in shortest form; directories end with `/`. Names over 100 bytes, link
-//!   targets over 100 bytes, non-ASCII ones, sizes over 8 GiB, large ids, negative times and
+//!   targets over 100 bytes, sizes over 8 GiB, large ids, negative times and
 //!   fractions of seconds are in pax records (`path`, `linkpath`, `size`, `uid`, `gid`, `mtime`).
 //! * Extended attributes, capabilities and ACLs are pax records `SCHILY.xattr.<name>`.
 //! * Sparse files are GNU format 1.0: pax records `GNU.sparse.major` = 1, `GNU.sparse.minor` = 0,
 //!   `GNU.sparse.name`, `GNU.sparse.realsize`; the data begin with the map in decimal lines (count,
 //!   then offset and length of each extent), padded to 512 bytes. **The stored data that `continues`
 //!   counts begin after the map.** Extents begin at multiples of 4096; at most 16,384 of them; only the
-//!   last one may end elsewhere, at the end of the file.
+//!   last one may end elsewhere, at the end of the file. A file that ends in a hole has one more, of
+//!   length 0, at its end.
 //! * Whiteouts (`.wh.name`, `.wh..wh..opq`) of overlay payloads are empty files by that name.
 //! * No global pax headers, no GNU long-name entries, no old sparse format, no sockets.

@@ -117,7 +117,11 @@ impl fmt::Display for Summary {
             writeln!(f, "signature    not verified")?;
         }
         for signer in &self.signers {
-            writeln!(f, "signed by    {} ({})", signer.subject, signer.fingerprint)?;
+            writeln!(
+                f,
+                "signed by    {} ({})",
+                signer.subject, signer.fingerprint
+            )?;
         }
         writeln!(
             f,

@@ -122,15 +122,15 @@ impl Entry {
             return Err(BadLine("its nanoseconds are more than a second"));
         }
         match &self.kind {
-            Kind::Symlink(target) => {
-                if target.is_empty() || target.len() > 4095 || target.contains(&0) {
-                    return Err(BadLine("its link target is empty, too long or has a NUL"));
-                }
+            Kind::Symlink(target)
+                if target.is_empty() || target.len() > 4095 || target.contains(&0) =>
+            {
+                return Err(BadLine("its link target is empty, too long or has a NUL"));
             }
-            Kind::HardLink(target) => {
-                if !is_normal_path(target) || target == b"." || *target == self.path {
-                    return Err(BadLine("its hard link target is not another path inside"));
-                }
+            Kind::HardLink(target)
+                if !is_normal_path(target) || target == b"." || *target == self.path =>
+            {
+                return Err(BadLine("its hard link target is not another path inside"));
             }
             Kind::File { size, .. } if *size > i64::MAX as u64 => {
                 return Err(BadLine("its size is more than a file can have"));

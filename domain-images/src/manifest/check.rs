@@ -235,7 +235,7 @@ fn check_frame(frame: &Frame, before: Option<&Frame>) -> Reason {
         }
     } else if frame.unpacked == 0
         || frame.unpacked > limits::FRAME_UNPACKED
-        || frame.unpacked % 512 != 0
+        || !frame.unpacked.is_multiple_of(512)
     {
         return Err("its unpacked size is out of bounds".into());
     }

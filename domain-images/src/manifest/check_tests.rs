@@ -138,7 +138,9 @@ fn contradictions_are_refused() {
         ("too much data", |m| m.payloads[1].data_bytes = 20_480),
         ("data overflows", |m| m.payloads[0].data_bytes = u64::MAX),
         ("no frames", |m| m.payloads[1].frames.clear()),
-        ("no list", |m| m.payloads[1].frames[0].part = Part::Directories),
+        ("no list", |m| {
+            m.payloads[1].frames[0].part = Part::Directories
+        }),
         ("list decodes", |m| m.payloads[1].frames[0].unpacked = 512),
         ("only a list", |m| m.payloads[1].frames.truncate(1)),
         ("parts out of order", |m| m.payloads[1].frames.swap(1, 2)),

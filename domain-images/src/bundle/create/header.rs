@@ -23,7 +23,7 @@ pub(super) fn encode(entry: &Entry, stored: Option<&Stored<'_>>) -> Vec<u8> {
     let mut map = Vec::new();
     let mut size = stored.map_or(0, |stored| stored.size);
     if let Some((extents, real)) = stored.and_then(|s| s.sparse.map(|extents| (extents, s.size))) {
-        map = sparse_map(extents);
+        map = sparse_map(extents, real);
         size = map.len() as u64 + extents.iter().map(|extent| extent.1).sum::<u64>();
         pax.record(b"GNU.sparse.major", b"1");
         pax.record(b"GNU.sparse.minor", b"0");
@@ -84,10 +84,13 @@ pub(super) fn encode(entry: &Entry, stored: Option<&Stored<'_>>) -> Vec<u8> {
     out
 }
 
-/// The map of GNU format 1.0, padded to a block.
-fn sparse_map(extents: &[(u64, u64)]) -> Vec<u8> {
-    let mut text = format!("{}\n", extents.len());
-    for (offset, length) in extents {
+/// The map of GNU format 1.0, padded to a block. Where the file ends in a hole, an extent of length
+/// 0 at its end says so: GNU tar needs that to give the file its size.
+fn sparse_map(extents: &[(u64, u64)], real: u64) -> Vec<u8> {
+    let ends_in_data = extents.last().is_some_and(|last| last.0 + last.1 == real);
+    let end = (!ends_in_data).then_some((real, 0));
+    let mut text = format!("{}\n", extents.len() + usize::from(end.is_some()));
+    for (offset, length) in extents.iter().chain(&end) {
         text.push_str(&format!("{offset}\n{length}\n"));
     }
     let mut map = Vec::new();

@@ -73,8 +73,9 @@ impl Item {
         };
         let mut extents = vec![(0, size)];
         if may_be_sparse {
-            extents = find_data(&file, base, size)
-                .map_err(|error| CreateError::io("look for holes in", &self.shown(), error.into()))?;
+            extents = find_data(&file, base, size).map_err(|error| {
+                CreateError::io("look for holes in", &self.shown(), error.into())
+            })?;
         }
         extents.retain(|extent| extent.1 != 0);
         let stored: u64 = extents.iter().map(|extent| extent.1).sum();

@@ -1,5 +1,6 @@
 //! Builds one payload from sorted items.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt;
@@ -9,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::frames::{Cutter, ListPacker, pack};
 use super::header::{Stored, encode};
-use super::item::{Item, Opened};
+use super::item::{Content, Item, Opened};
 use super::spec::{Owners, PayloadSpec};
 use super::{CreateError, CreateEvent, Options, table, tarball, walk};
 use crate::filelist::{self, Kind, Mtime, path_order};
@@ -105,11 +106,10 @@ fn adjust(
     }
     let latest = epoch.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
     if let Some(path) = &spec.table {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| CreateError::io("read", path, error))?;
-        table::apply(items, &text, latest.unwrap_or(0)).map_err(|reason| {
-            CreateError::Spec(format!("table {}: {reason}", path.display()))
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| CreateError::io("read", path, error))?;
+        table::apply(items, &text, latest.unwrap_or(0))
+            .map_err(|reason| CreateError::Spec(format!("table {}: {reason}", path.display())))?;
     }
     for item in items.iter_mut() {
         if let Some(latest) = latest
@@ -143,6 +143,7 @@ fn find(items: &[Item], path: &[u8]) -> Option<usize> {
 
 /// Hard links point at a file that is no hard link itself, and repeat its metadata.
 fn settle_links(items: &mut [Item]) -> Result<(), CreateError> {
+    let mut links = Vec::new();
     for at in 0..items.len() {
         let Kind::HardLink(first) = items[at].entry.kind.clone() else {
             continue;
@@ -155,19 +156,38 @@ fn settle_links(items: &mut [Item]) -> Result<(), CreateError> {
                 _ => break,
             }
         }
-        let target = target.filter(|t| {
-            !matches!(items[*t].entry.kind, Kind::HardLink(_) | Kind::Directory)
-        });
+        let target =
+            target.filter(|t| !matches!(items[*t].entry.kind, Kind::HardLink(_) | Kind::Directory));
         let Some(target) = target else {
             return Err(CreateError::Entry {
                 path: items[at].shown().display().to_string(),
                 reason: "is a hard link to nothing in this source".into(),
             });
         };
-        let mut entry = items[target].entry.clone();
-        entry.kind = Kind::HardLink(std::mem::take(&mut entry.path));
-        entry.path = std::mem::take(&mut items[at].entry.path);
-        items[at].entry = entry;
+        links.push((at, target));
+    }
+    // Whichever name its maker met first, the first in order is the file.
+    let mut first: HashMap<usize, usize> = HashMap::new();
+    for (at, target) in &links {
+        let least = first.entry(*target).or_insert(*target);
+        *least = (*least).min(*at);
+    }
+    for (target, least) in first.iter().filter(|(target, least)| target != least) {
+        let path = items[*least].entry.path.clone();
+        let mut entry = items[*target].entry.clone();
+        entry.path.clone_from(&path);
+        items[*least].entry = entry;
+        items[*least].content = std::mem::replace(&mut items[*target].content, Content::None);
+        items[*target].entry.kind = Kind::HardLink(path);
+    }
+    for (at, target) in links {
+        let least = first[&target];
+        if at != least {
+            let mut entry = items[least].entry.clone();
+            entry.kind = Kind::HardLink(std::mem::take(&mut entry.path));
+            entry.path = std::mem::take(&mut items[at].entry.path);
+            items[at].entry = entry;
+        }
     }
     Ok(())
 }
@@ -292,7 +312,9 @@ fn add_content(
             let piece = (end - at).min(room as u64);
             let from = raw.len();
             raw.resize(from + piece as usize, 0);
-            opened.file.read_exact_at(&mut raw[from..], opened.base + at)?;
+            opened
+                .file
+                .read_exact_at(&mut raw[from..], opened.base + at)?;
             digest.update(&raw[from..]);
             progress(piece);
             at += piece;
@@ -305,7 +327,7 @@ fn add_content(
 }
 
 fn hash_zeros(digest: &mut Sha256, mut bytes: u64) {
-    const ZEROS: [u8; 65_536] = [0; 65_536];
+    static ZEROS: [u8; 65_536] = [0; 65_536];
     while bytes > 0 {
         let piece = bytes.min(ZEROS.len() as u64);
         digest.update(&ZEROS[..piece as usize]);

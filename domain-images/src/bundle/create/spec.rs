@@ -104,8 +104,8 @@ impl BundleSpec {
     /// [`CreateError::Io`], [`CreateError::Spec`].
     pub fn load(path: &Path) -> Result<Self, CreateError> {
         let text = std::fs::read(path).map_err(|error| CreateError::io("read", path, error))?;
-        let mut spec: Self = serde_json::from_slice(&text)
-            .map_err(|error| CreateError::Spec(error.to_string()))?;
+        let mut spec: Self =
+            serde_json::from_slice(&text).map_err(|error| CreateError::Spec(error.to_string()))?;
         if spec.schema != 1 {
             return Err(CreateError::Spec(format!("unknown schema {}", spec.schema)));
         }

@@ -69,8 +69,10 @@ fn apply_line(items: &mut Vec<Item>, line: &str, made_at: i64) -> Result<(), Str
             entry.mode = mode.unwrap_or(entry.mode);
             entry.uid = uid.unwrap_or(entry.uid);
             entry.gid = gid.unwrap_or(entry.gid);
-            if let (Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor), Some(device)) =
-                (&mut entry.kind, device)
+            if let (
+                Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor),
+                Some(device),
+            ) = (&mut entry.kind, device)
             {
                 (*major, *minor) = device;
             }
@@ -110,5 +112,7 @@ fn field(text: &str, parse: impl Fn(&str) -> Option<u32>) -> Result<Option<u32>,
     if text == "-" {
         return Ok(None);
     }
-    parse(text).map(Some).ok_or_else(|| format!("bad number {text}"))
+    parse(text)
+        .map(Some)
+        .ok_or_else(|| format!("bad number {text}"))
 }

@@ -38,7 +38,10 @@ pub(super) fn scan(
     }
     let mut items = scan.items;
     items.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
-    if let Some(pair) = items.windows(2).find(|p| p[0].entry.path == p[1].entry.path) {
+    if let Some(pair) = items
+        .windows(2)
+        .find(|p| p[0].entry.path == p[1].entry.path)
+    {
         return Err(bad(path, &pair[0].entry.path, "is there twice"));
     }
     Ok(items)
@@ -89,7 +92,10 @@ impl Scan {
         };
         let header = entry.header();
         let narrow = |wide: u64| u32::try_from(wide).map_err(|_| Why::from("an id is too large"));
-        let name = pax.sparse_name.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
+        let name = pax
+            .sparse_name
+            .clone()
+            .unwrap_or_else(|| entry.path_bytes().into_owned());
         let link = |entry: &tar::Entry<'_, R>| {
             let link = entry.link_name_bytes().map(|link| link.into_owned());
             link.ok_or(Why::from("a link without a target"))
@@ -143,7 +149,12 @@ impl Scan {
             EntryType::Char => device().map(|(major, minor)| Kind::CharDevice(major, minor))?,
             EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
             EntryType::Fifo => Kind::Fifo,
-            other => return Err(Why::Bad(format!("has the unknown type {:?}", other.as_byte()))),
+            other => {
+                return Err(Why::Bad(format!(
+                    "has the unknown type {:?}",
+                    other.as_byte()
+                )));
+            }
         };
         Ok(Item {
             entry: listed,
@@ -158,7 +169,10 @@ impl Scan {
         let mut buffer = vec![0; 1 << 20];
         loop {
             let got = read_full(content, &mut buffer)?;
-            for (at, block) in buffer[..got].chunks(if sparse { 4096 } else { 1 << 20 }).enumerate() {
+            for (at, block) in buffer[..got]
+                .chunks(if sparse { 4096 } else { 1 << 20 })
+                .enumerate()
+            {
                 if !sparse || block.iter().any(|b| *b != 0) {
                     let at = at as u64 * 4096;
                     self.spool.write_all_at(block, base + size + at)?;
@@ -198,7 +212,10 @@ impl Scan {
     }
 
     fn reserve(&mut self, size: u64) -> Result<(), Why> {
-        let end = self.end.checked_add(size).and_then(|end| end.checked_next_multiple_of(ALIGN));
+        let end = self
+            .end
+            .checked_add(size)
+            .and_then(|end| end.checked_next_multiple_of(ALIGN));
         self.end = end.ok_or("it is too large")?;
         self.spool.set_len(self.end)?;
         Ok(())

@@ -23,7 +23,10 @@ pub(super) fn scan(
     let mut found = Vec::new();
     let mut folders = vec![b".".to_vec()];
     let meta = fs::metadata(root).map_err(|e| CreateError::io("look at", root, e))?;
-    found.push((read_entry(root, b".".to_vec(), &meta, Kind::Directory)?, None));
+    found.push((
+        read_entry(root, b".".to_vec(), &meta, Kind::Directory)?,
+        None,
+    ));
     while let Some(folder) = folders.pop() {
         let on_disk = place(root, &folder);
         let names = fs::read_dir(&on_disk).map_err(|e| CreateError::io("list", &on_disk, e))?;
@@ -57,6 +60,8 @@ pub(super) fn scan(
 }
 
 type Inode = (u64, u64);
+/// Name and value.
+type Xattr = (Vec<u8>, Vec<u8>);
 
 /// The first name of a file in order is the file; the others become hard links to it.
 fn link_names(root: &Path, found: Vec<(Entry, Option<Inode>)>) -> Vec<Item> {
@@ -128,7 +133,7 @@ fn read_entry(
 
 /// All extended attributes but the labels of a security module: those come from the policy of the
 /// machine that runs, not of the one that builds.
-fn read_xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn read_xattrs(path: &Path) -> Result<Vec<Xattr>, Errno> {
     let mut names = vec![0_u8; 65_536];
     let length = match llistxattr(path, &mut names[..]) {
         Ok(length) => length,
