@@ -5,7 +5,8 @@ root=$1
 cd "$root"
 
 # apt has done its work. dpkg's database would describe what is no longer there.
-rm -rf var/lib/apt var/cache/apt var/cache/debconf var/lib/dpkg var/log/* etc/apt etc/cron.* etc/cron.d
+find var/log -type f -delete
+rm -rf var/lib/apt var/cache/apt var/cache/debconf var/lib/dpkg etc/apt etc/cron.* etc/cron.d
 rm -f usr/bin/apt* usr/lib/x86_64-linux-gnu/libapt-* usr/bin/dpkg* usr/bin/perl* usr/bin/debconf*
 rm -rf usr/lib/apt usr/lib/dpkg usr/share/dpkg usr/lib/x86_64-linux-gnu/perl* usr/share/perl* usr/share/debconf
 rm -rf usr/lib/x86_64-linux-gnu/gconv usr/share/i18n usr/share/common-licenses usr/share/polkit-1 usr/share/gcc usr/share/gdb
