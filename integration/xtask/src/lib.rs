@@ -10,4 +10,5 @@ pub mod lab;
 pub mod node;
 pub mod packages;
 pub mod paths;
+pub mod product;
 pub mod progress;

@@ -88,7 +88,7 @@ impl BootImage<'_> {
             config.push_str(&format!(
                 "\n[{slot}]\n\
                  options=console=com1 com1=115200,8n1 dom0_mem={DOM0_MEMORY_MIB}M,max:{DOM0_MEMORY_MIB}M \
-                 dom0_max_vcpus=2 bootscrub=0 xupg.release={}\n\
+                 dom0_max_vcpus=2 bootscrub=0 spec-ctrl=no xupg.release={}\n\
                  kernel=vmlinuz root=PARTLABEL=xupg-{slot} xupg.slot={slot} rw console=hvc0 panic=1 \
                  net.ifnames=0 loglevel=4 apparmor=0 audit=0 mitigations=off {}\n\
                  ramdisk=initramfs\n",

@@ -8,8 +8,10 @@ use crate::command::{command, run};
 use crate::keys::Keys;
 use crate::paths;
 use anyhow::{Context, Result};
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The domains of the lab's node, dom0 first.
@@ -47,8 +49,10 @@ impl Parts {
 struct Laid {
     domain: String,
     path: String,
+    /// A file's bytes, or where a symbolic link leads to.
     bytes: Vec<u8>,
     mode: u32,
+    link: bool,
 }
 
 /// What is particular to one release.
@@ -106,6 +110,20 @@ impl Release {
             path: path.trim_start_matches('/').to_owned(),
             bytes: bytes.as_ref().to_vec(),
             mode,
+            link: false,
+        });
+        self
+    }
+
+    /// Lays a symbolic link over a domain's root.
+    #[must_use]
+    pub fn with_link(mut self, domain: &str, path: &str, to: &str) -> Self {
+        self.laid.push(Laid {
+            domain: domain.to_owned(),
+            path: path.trim_start_matches('/').to_owned(),
+            bytes: to.as_bytes().to_vec(),
+            mode: 0o777,
+            link: true,
         });
         self
     }
@@ -165,7 +183,12 @@ impl Release {
         }
         self.fill_dom0(parts, dir)?;
         for laid in &self.laid {
-            lay(&dir.join(&laid.domain), &laid.path, &laid.bytes, laid.mode)?;
+            let tree = dir.join(&laid.domain);
+            if laid.link {
+                link(&tree, &laid.path, &laid.bytes)?;
+            } else {
+                lay(&tree, &laid.path, &laid.bytes, laid.mode)?;
+            }
         }
         Ok(())
     }
@@ -202,6 +225,14 @@ impl Release {
         }
         .write(dir, &image)
     }
+}
+
+fn link(tree: &Path, path: &str, target: &[u8]) -> Result<()> {
+    let from = tree.join(path);
+    let parent = from.parent().context("a link has a parent")?;
+    fs::create_dir_all(parent)
+        .and_then(|()| symlink(OsStr::from_bytes(target), &from))
+        .with_context(|| format!("cannot link {path} in {}", tree.display()))
 }
 
 fn lay(tree: &Path, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
