@@ -5,8 +5,13 @@
 pub mod bundle;
 pub mod filelist;
 pub mod format;
+pub mod image;
 pub mod manifest;
+pub mod preserve;
+pub mod seal;
 pub mod signature;
+pub mod stage;
+mod tree;
 pub mod version;
 
 pub use bundle::Bundle;

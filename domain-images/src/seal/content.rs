@@ -1,0 +1,264 @@
+//! Reads files' content in the order of the disk and compares its digest.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use rustix::fs::{Advice, OFlags};
+use sha2::{Digest as _, Sha256};
+
+use super::extents::{Extent, Place};
+use super::{SealError, threads};
+use crate::manifest::Digest;
+use crate::tree::Root;
+
+/// Bytes read at once: neighbours on the disk come together.
+const SPAN: u64 = 1 << 20;
+/// Bytes between two files that are rather read than stepped over.
+const GAP: u64 = 64 << 10;
+/// Direct I/O is in units of this.
+const BLOCK: usize = 4096;
+
+/// A file whose content is to be compared.
+pub(super) struct Content<'e> {
+    pub(super) path: &'e [u8],
+    pub(super) size: u64,
+    pub(super) sha256: Digest,
+    pub(super) extents: Place,
+}
+
+impl Content<'_> {
+    /// Its only extent, when one read gets all of it.
+    fn small(&self) -> Option<Extent> {
+        match &self.extents {
+            Place::Known(extents) => match extents[..] {
+                [only] if only.logical == 0 && only.bytes >= self.size && only.bytes <= SPAN => {
+                    Some(only)
+                }
+                _ => None,
+            },
+            Place::Unknown(_) => None,
+        }
+    }
+}
+
+/// The block device under the file system, read past the page cache.
+pub(super) struct Device(File);
+
+impl Device {
+    pub(super) fn open(path: &Path) -> Result<Self, SealError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::DIRECT.bits().cast_signed())
+            .open(path)
+            .map_err(SealError::read(b"."))?;
+        // What the file system's own pages are concerned: the next reader gets them from the disk.
+        if let Err(error) = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed) {
+            tracing::debug!(%error, "the device keeps its pages");
+        }
+        Ok(Self(file))
+    }
+}
+
+/// Compares all of `files`; returns how many bytes that were.
+pub(super) fn compare(
+    root: &Root,
+    device: Option<&Device>,
+    mut files: Vec<Content<'_>>,
+) -> Result<u64, SealError> {
+    files.sort_unstable_by_key(|file| file.extents.start());
+    let spans = spans(&files);
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let bytes = AtomicU64::new(0);
+    let run = || {
+        let mut reader = Reader {
+            root,
+            device,
+            buffer: Aligned::new(),
+            zeros: vec![0; BLOCK * 16],
+        };
+        while !failed.load(Ordering::Relaxed) {
+            let Some(span) = spans.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                break;
+            };
+            let done = reader.span(&files[span.clone()]);
+            match done {
+                Ok(read) => bytes.fetch_add(read, Ordering::Relaxed),
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            };
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let count = threads().min(spans.len());
+        let running: Vec<_> = (0..count).map(|_| scope.spawn(run)).collect();
+        running
+            .into_iter()
+            .try_for_each(|thread| super::metadata::joined(thread.join()))
+    })?;
+    Ok(bytes.into_inner())
+}
+
+/// Groups neighbours that one read gets.
+fn spans(files: &[Content<'_>]) -> Vec<std::ops::Range<usize>> {
+    let mut spans: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut place: Option<(u64, u64)> = None;
+    for (index, file) in files.iter().enumerate() {
+        let small = file.small();
+        if let (Some((start, end)), Some(extent), Some(span)) = (place, small, spans.last_mut())
+            && extent.physical >= end
+            && extent.physical - end <= GAP
+            && extent.physical + extent.bytes - start <= SPAN
+        {
+            span.end = index + 1;
+            place = Some((start, extent.physical + extent.bytes));
+            continue;
+        }
+        spans.push(index..index + 1);
+        place = small.map(|extent| (extent.physical, extent.physical + extent.bytes));
+    }
+    spans
+}
+
+struct Reader<'a> {
+    root: &'a Root,
+    device: Option<&'a Device>,
+    buffer: Aligned,
+    zeros: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn span(&mut self, files: &[Content<'_>]) -> Result<u64, SealError> {
+        if let (Some(device), [first, ..]) = (self.device, files)
+            && let (Some(start), Some(end)) = (first.small(), files.last().and_then(Content::small))
+        {
+            let from = start.physical;
+            let length = end.physical + end.bytes - from;
+            let buffer = self.buffer.part(length);
+            device
+                .0
+                .read_exact_at(buffer, from)
+                .map_err(SealError::read(first.path))?;
+            let mut bytes = 0;
+            for file in files {
+                let at = file.small().map_or(0, |extent| extent.physical - from) as usize;
+                let content = &buffer[at..at + file.size as usize];
+                verdict(file, Digest::of(content))?;
+                bytes += file.size;
+            }
+            return Ok(bytes);
+        }
+        let mut bytes = 0;
+        for file in files {
+            let digest = match (self.device, &file.extents) {
+                (Some(device), Place::Known(extents)) => self.by_extents(device, file, extents)?,
+                _ => self.by_file(file)?,
+            };
+            verdict(file, digest)?;
+            bytes += file.size;
+        }
+        Ok(bytes)
+    }
+
+    fn by_extents(
+        &mut self,
+        device: &Device,
+        file: &Content<'_>,
+        extents: &[Extent],
+    ) -> Result<Digest, SealError> {
+        let mut digest = Sha256::new();
+        let mut at = 0;
+        for extent in extents {
+            let start = extent.logical.min(file.size);
+            self.hash_zeros(&mut digest, start.saturating_sub(at));
+            at = start;
+            let end = (extent.logical + extent.bytes).min(file.size);
+            while at < end {
+                let step = (end - at).min(SPAN);
+                let buffer = self.buffer.part(step);
+                device
+                    .0
+                    .read_exact_at(buffer, extent.physical + (at - extent.logical))
+                    .map_err(SealError::read(file.path))?;
+                digest.update(&buffer[..step as usize]);
+                at += step;
+            }
+        }
+        self.hash_zeros(&mut digest, file.size - at);
+        Ok(digest.into())
+    }
+
+    /// Through the file system, past what the page cache may hold of it.
+    fn by_file(&mut self, file: &Content<'_>) -> Result<Digest, SealError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let opened = File::from(
+            self.root
+                .open_at(file.path, flags)
+                .map_err(SealError::read(file.path))?,
+        );
+        let drop_pages = || {
+            if let Err(error) = rustix::fs::fadvise(&opened, 0, None, Advice::DontNeed) {
+                tracing::debug!(%error, "the page cache keeps a file");
+            }
+        };
+        drop_pages();
+        let mut digest = Sha256::new();
+        let mut at = 0;
+        while at < file.size {
+            let step = (file.size - at).min(SPAN);
+            let buffer = &mut self.buffer.part(step)[..step as usize];
+            opened
+                .read_exact_at(buffer, at)
+                .map_err(SealError::read(file.path))?;
+            digest.update(buffer);
+            at += step;
+        }
+        drop_pages();
+        Ok(digest.into())
+    }
+
+    fn hash_zeros(&self, digest: &mut Sha256, mut count: u64) {
+        while count > 0 {
+            let step = count.min(self.zeros.len() as u64);
+            digest.update(&self.zeros[..step as usize]);
+            count -= step;
+        }
+    }
+}
+
+fn verdict(file: &Content<'_>, found: Digest) -> Result<(), SealError> {
+    if found == file.sha256 {
+        return Ok(());
+    }
+    Err(SealError::Differs {
+        entry: file.path.escape_ascii().to_string(),
+        what: "the digest of its content",
+        signed: file.sha256.to_string(),
+        found: found.to_string(),
+    })
+}
+
+/// A buffer that begins where direct I/O may read to.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let memory = vec![0; SPAN as usize + 2 * BLOCK];
+        let start = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
+        Self { memory, start }
+    }
+
+    /// The first `bytes` (at most [`SPAN`]), rounded up to whole blocks.
+    fn part(&mut self, bytes: u64) -> &mut [u8] {
+        let bytes = (bytes as usize).next_multiple_of(BLOCK);
+        &mut self.memory[self.start..self.start + bytes]
+    }
+}
