@@ -1,2 +1,9 @@
-//! Upgrades a whole Xen node as one signed release, with a way back that is one reboot long.
-fn main() {}
+//! The `xupg` command.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xupg::cli::run(std::env::args_os())
+}

@@ -26,8 +26,12 @@ pub const OPS: &str = "/tool/xupg";
 pub mod ops {
     /// Where the node stands in the life cycle.
     pub const STATE: &str = "/tool/xupg/state";
-    /// The release being installed, or the one that runs.
+    /// The release that runs.
     pub const RELEASE: &str = "/tool/xupg/release";
+    /// The release being gone to, empty when nothing is in progress.
+    pub const TO: &str = "/tool/xupg/to";
+    /// How the last upgrade or rollback ended.
+    pub const LAST: &str = "/tool/xupg/last";
     /// The active slot, `a` or `b`.
     pub const SLOT: &str = "/tool/xupg/slot";
     /// The step of the life cycle that is being done.

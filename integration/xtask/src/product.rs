@@ -41,6 +41,11 @@ impl Product {
         })
     }
 
+    /// The `xupg` command, to run on this machine.
+    pub fn command(&self) -> Command {
+        command(&self.xupg.to_string_lossy(), [] as [&str; 0])
+    }
+
     /// A good release with the programs, their units and init scripts, and the lab's trust anchor in it; no hooks.
     ///
     /// # Errors
