@@ -38,6 +38,6 @@ for unit in lab-network.service lab-ssh.service lab-ready.service; do
 	mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 	ln -sfn "/etc/systemd/system/$unit" "$root/etc/systemd/system/multi-user.target.wants/$unit"
 done
-mkdir -p "$root/boot/efi" "$root/var/lib/xupg/state" "$root/var/lib/xupg/images" "$root/var/lib/xupg/release" \
-	"$root/etc/xupg/trust" "$root/etc/xen/auto" "$root/var/log/xen/console" "$root/root/.ssh" "$root/etc/dropbear"
+mkdir -p "$root/var/log/xen/console" "$root/boot/efi" "$root/var/lib/xupg/state" "$root/var/lib/xupg/images" "$root/var/lib/xupg/release" \
+	"$root/etc/xupg/trust" "$root/etc/xen/auto" "$root/root/.ssh" "$root/etc/dropbear"
 chmod 700 "$root/root/.ssh"

@@ -1,12 +1,16 @@
 //! The lab: builds, demonstrates and tests xupg on a real, nested Xen. See `integration/README.md`.
 #![forbid(unsafe_code)]
 
+pub mod bundles;
 pub mod cache;
 pub mod command;
+pub mod consoles;
+pub mod demo;
 pub mod efi_vars;
 pub mod images;
 pub mod keys;
 pub mod lab;
+pub mod nested;
 pub mod node;
 pub mod packages;
 pub mod paths;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{images, keys, lab, packages, progress};
+use xtask::{demo, images, keys, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]
@@ -16,6 +16,8 @@ struct Cli {
 enum Verb {
     /// Installs packages, makes keys, kernels, roots and the releases' trees, as far as they are not there.
     Setup,
+    /// Upgrades a real Xen node in QEMU, and takes it back.
+    Demo,
     /// One node to play with.
     #[command(subcommand)]
     Lab(LabVerb),
@@ -38,6 +40,7 @@ enum LabVerb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup(),
+        Verb::Demo => packages::ensure().and_then(|()| demo::run()),
         Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
         Verb::Lab(LabVerb::Down) => lab::down(),

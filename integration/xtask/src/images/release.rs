@@ -77,6 +77,11 @@ impl Release {
         }
     }
 
+    /// What tells it from others of the same version.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its version.
     pub fn version(&self) -> &str {
         &self.version
