@@ -67,10 +67,8 @@ impl Consoles {
             // Ends with the connection.
             thread::spawn(move || {
                 for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-                    let text = String::from_utf8_lossy(&line).trim().to_owned();
-                    let line = Line {
-                        at: SystemTime::now(),
-                        text,
+                    let Some(line) = parse(&String::from_utf8_lossy(&line)) else {
+                        continue;
                     };
                     let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                     heard.entry(domain.clone()).or_default().push(line);
