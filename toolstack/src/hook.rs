@@ -63,6 +63,7 @@ impl Hooks for HookRunner {
         loop {
             let mut run = HookRun::new(&facts, deadline.saturating_duration_since(Instant::now()));
             run.root = confined.then_some(root);
+            run.note = Some(root.join(DONE_IN_ROOT).join("running"));
             let outcome = run.run(|progress| {
                 events(Event::Domain {
                     domain: "dom0".to_owned(),
