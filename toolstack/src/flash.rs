@@ -354,21 +354,3 @@ fn percent(done: u64, total: u64) -> u8 {
     let percent = u128::from(done) * 100 / u128::from(total.max(1));
     u8::try_from(percent.min(100)).unwrap_or(100)
 }
-
-/// Reads `slot` back and compares it with the signed lists it was written from; the number of
-/// entries.
-///
-/// # Errors
-/// The first difference, by name.
-pub fn verify(node: &Node, slot: Slot, booted: Slot) -> Result<u64> {
-    let doing = || format!("reading slot {slot} back");
-    if slot == booted {
-        return xupg_images::seal::verify_mounted(&node.path("/")).or_failed(doing);
-    }
-    let mountpoint = node.standby_mountpoint();
-    std::fs::create_dir_all(&mountpoint)
-        .or_failed(|| format!("making {}", mountpoint.display()))?;
-    let region = node.slot_region(slot, &node.config()?)?;
-    let target = target(region, mountpoint, node.path("/"));
-    xupg_images::seal::verify_slot(&target).or_failed(doing)
-}

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use xupg_images::bundle::{
-    Bundle, CreateEvent, NewSignature, Present, Summary, create, resign, verify,
+    Bundle, BundleSpec, CreateEvent, NewSignature, Present, Summary, create, resign, verify,
 };
 use xupg_images::signature::SigningKey;
 
 use super::{Global, print, print_json};
 use crate::error::{Doing, Error, OrFailed, Result};
 use crate::flash;
-use crate::report::SCHEMA;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -121,8 +120,8 @@ fn signing_key(cert: &Path, key: &Path) -> Result<SigningKey> {
 
 fn make(verb: &Create, global: &Global) -> Result<()> {
     let doing = || format!("making the bundle {}", verb.output.display());
-    let mut spec = create::BundleSpec::load(&verb.spec)
-        .or_failed(|| format!("reading {}", verb.spec.display()))?;
+    let mut spec =
+        BundleSpec::load(&verb.spec).or_failed(|| format!("reading {}", verb.spec.display()))?;
     let from_environment = || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok();
     if let Some(epoch) = verb.epoch.or_else(from_environment) {
         spec.epoch = Some(epoch);
@@ -135,9 +134,8 @@ fn make(verb: &Create, global: &Global) -> Result<()> {
         level: verb.level,
         ..create::Options::default()
     };
-    let mut report = |event: create::CreateEvent<'_>| tell(&event);
-    let manifest =
-        create::create(&spec, &key, &verb.output, &options, &mut report).or_failed(doing)?;
+    let mut report = |event: CreateEvent<'_>| tell(&event);
+    let manifest = create(&spec, &key, &verb.output, &options, &mut report).or_failed(doing)?;
     if global.json {
         return print_json(&manifest);
     }
@@ -148,17 +146,17 @@ fn make(verb: &Create, global: &Global) -> Result<()> {
     ))
 }
 
-fn tell(event: &create::CreateEvent<'_>) {
+fn tell(event: &CreateEvent<'_>) {
     match event {
-        create::CreateEvent::Scanned {
+        CreateEvent::Scanned {
             domain,
             entries,
             bytes,
         } => {
             eprintln!("{domain}: {entries} entries, {} MiB", bytes >> 20);
         }
-        create::CreateEvent::Packing { .. } => {}
-        create::CreateEvent::Packed {
+        CreateEvent::Packing { .. } => {}
+        CreateEvent::Packed {
             domain,
             packed_bytes,
             unpacked_bytes,
@@ -167,7 +165,7 @@ fn tell(event: &create::CreateEvent<'_>) {
             unpacked_bytes >> 20,
             packed_bytes >> 20
         ),
-        create::CreateEvent::Skipped { path, reason } => {
+        CreateEvent::Skipped { path, reason } => {
             eprintln!("skipped {}: {reason}", path.display());
         }
     }

@@ -177,7 +177,7 @@ fn change(name: &Path, request: Request, node: &Node, global: &Global) -> Result
     let run = Run {
         txn: &txn,
         now: now(),
-        signed_at: signed_at,
+        signed_at,
         booted,
         domu_configs: &configs,
     };

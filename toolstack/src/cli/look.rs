@@ -1,12 +1,10 @@
-//! Verbs that only look: `status`, `watch`, `verify`.
+//! Verbs that only look: `status`, `watch`.
 
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
-
 use super::{Global, print, print_json};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::node::Node;
 use crate::observe;
 use crate::report::{self, Status};
@@ -85,43 +83,5 @@ pub(super) fn watch(node: &Node, global: &Global) -> Result<()> {
         }
         before = Some(status);
         thread::sleep(POLL);
-    }
-}
-
-/// Which slot to read back.
-#[derive(Debug, Args)]
-pub(super) struct Verify {
-    /// `standby`, `active`, `a` or `b`.
-    #[arg(long, default_value = "standby")]
-    slot: String,
-}
-
-pub(super) fn verify(verb: &Verify, node: &Node, global: &Global) -> Result<()> {
-    let booted = node.booted()?;
-    let slot = match verb.slot.as_str() {
-        "standby" => !booted,
-        "active" => booted,
-        letter => letter
-            .parse()
-            .map_err(|error: crate::slot::NotASlot| Error::usage(error))?,
-    };
-    // A slot that is being written cannot be read back.
-    let _lock = node.lock()?;
-    let journal = crate::journal::JournalFile::in_directory(&node.state_directory()).load()?;
-    let Some(release) = journal.release(slot) else {
-        return Err(Error::refused(format!(
-            "slot {slot} holds no whole release"
-        )));
-    };
-    let checked = crate::flash::verify(node, slot, booted)?;
-    if global.json {
-        print_json(&serde_json::json!({
-            "schema": report::SCHEMA, "slot": slot, "release": release, "entries": checked,
-        }))
-    } else {
-        print(&format!(
-            "slot {slot} holds {} exactly: {checked} entries read back",
-            release.version
-        ))
     }
 }
