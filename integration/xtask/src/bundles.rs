@@ -11,10 +11,7 @@ use crate::command::run;
 use crate::images::release::{Parts, Release};
 use crate::keys::{Keys, Signer};
 use crate::paths;
-use crate::product::Product;
-
-/// The string that the lab's nodes and bundles share.
-pub const COMPATIBLE: &str = "xupg-lab";
+use crate::product::{COMPATIBLE, Product};
 
 /// MiB of the lab's disk and of the domUs' images.
 const DISK_MIB: u64 = 2560;
@@ -81,60 +78,18 @@ impl Factory {
         })
     }
 
-    /// A release with the built programs, their units and the example hooks in it.
+    /// A release with the built programs, their units, and a hook in every domain.
     ///
     /// # Errors
     /// When a file of the product is missing.
     pub fn release(&self, name: &str, version: &str) -> Result<Release> {
-        let room = paths::repo().join("hooks");
-        let wants = |unit: &str| format!("[Unit]\nWants={unit}\n");
-        Release::new(name, version)
-            .with_copy("dom0", "/usr/sbin/xupg", &self.product.xupg, 0o755)?
-            .with_copy(
-                "dom0",
-                "/etc/systemd/system/xupg-boot.service",
-                &room.join("system/xupg-boot.service"),
-                0o644,
-            )?
-            .with_file(
-                "dom0",
-                "/etc/systemd/system/multi-user.target.d/xupg.conf",
-                wants("xupg-boot.service"),
-                0o644,
-            )
-            .with_copy("web", "/usr/sbin/xupg-agent", &self.product.agent, 0o755)?
-            .with_copy(
-                "web",
-                "/etc/xupg-agent.init",
-                &room.join("system/xupg-agent.busybox"),
-                0o755,
-            )?
-            .with_copy("db", "/usr/sbin/xupg-agent", &self.product.agent, 0o755)?
-            .with_copy(
-                "db",
-                "/etc/systemd/system/xupg-agent.service",
-                &room.join("system/xupg-agent.service"),
-                0o644,
-            )?
-            .with_file(
-                "db",
-                "/etc/systemd/system/multi-user.target.d/xupg.conf",
-                wants("xupg-agent.service"),
-                0o644,
-            )
-            .with_file("dom0", "/usr/lib/xupg/hook", DOM0_HOOK, 0o755)
-            .with_copy(
-                "web",
-                "/usr/lib/xupg/hook",
-                &room.join("examples/web-migrate-config"),
-                0o755,
-            )?
-            .with_copy(
-                "db",
-                "/usr/lib/xupg/hook",
-                &room.join("examples/db-schema-upgrade"),
-                0o755,
-            )
+        let examples = paths::repo().join("hooks/examples");
+        let hook = "/usr/lib/xupg/hook";
+        self.product
+            .release(&self.keys, name, version)?
+            .with_file("dom0", hook, DOM0_HOOK, 0o755)
+            .with_copy("web", hook, &examples.join("web-migrate-config"), 0o755)?
+            .with_copy("db", hook, &examples.join("db-schema-upgrade"), 0o755)
     }
 
     /// The release as a bundle, made with `xupg bundle create`.
@@ -157,7 +112,7 @@ impl Factory {
             "floor": terms.floor, "description": "a release of the lab",
             "payloads": [
                 { "domain": "dom0", "source": trees.join("dom0"), "allow": allow,
-                  "preserve": ["/etc/dropbear/host_*", "/etc/machine-id", "/etc/xupg/**"] },
+                  "preserve": ["/etc/dropbear/host_*", "/etc/machine-id", "/etc/xupg"] },
                 { "domain": "web", "source": trees.join("web"), "allow": allow,
                   "image": { "bytes": WEB_MIB << 20 }, "domu": domu("web", 0, 10) },
                 { "domain": "db", "source": trees.join("db"), "allow": allow,

@@ -1,90 +1,113 @@
-//! The built programs: what the lab puts into its images, and runs on this machine.
+//! The product's programs, built here, and releases that carry them as a vendor would put them in.
 
+use crate::command::{command, run};
+use crate::images::release::Release;
+use crate::keys::Keys;
+use crate::paths;
+use anyhow::{Context, Result};
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+/// What the lab's nodes and bundles call themselves.
+pub const COMPATIBLE: &str = "xupg-lab";
 
-use crate::{paths, progress};
-
-/// The programs of one build.
+/// The programs that go into a node.
 #[derive(Debug, Clone)]
 pub struct Product {
-    /// The command of dom0; also makes bundles and disks on this machine.
+    /// For dom0.
     pub xupg: PathBuf,
-    /// The agent of a domU, static.
+    /// For domUs: static.
     pub agent: PathBuf,
 }
 
-/// The target that the agent is built for. Naming it keeps its static linking away from build
-/// scripts and macros.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 impl Product {
-    /// Builds both, or finds that nothing has changed.
+    /// Builds both.
     ///
     /// # Errors
-    /// When cargo fails.
+    /// When cargo fails, with what it said.
     pub fn build() -> Result<Self> {
-        progress::step("building xupg and its agent", || {
-            cargo(
-                &["build", "--quiet", "--profile", "lab", "-p", "xupg"],
-                None,
-            )?;
-            cargo(
-                &[
-                    "build",
-                    "--quiet",
-                    "--profile",
-                    "agent",
-                    "-p",
-                    "xupg-agent",
-                    "--target",
-                    TARGET,
-                ],
-                Some("-C target-feature=+crt-static"),
-            )?;
-            let target = target_dir();
-            let product = Self {
-                xupg: target.join("lab/xupg"),
-                agent: target.join(TARGET).join("agent/xupg-agent"),
-            };
-            for program in [&product.xupg, &product.agent] {
-                ensure!(program.exists(), "cargo built no {}", program.display());
-            }
-            Ok(product)
+        let target = paths::target()?;
+        run(&mut cargo(&["--profile", "lab", "-p", "xupg"]))?;
+        // With an explicit target the flags below do not reach build scripts and procedural macros.
+        let triple = "x86_64-unknown-linux-gnu";
+        run(
+            cargo(&["--profile", "agent", "-p", "xupg-agent", "--target", triple])
+                .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+        )?;
+        Ok(Self {
+            xupg: target.join("lab/xupg"),
+            agent: target.join(triple).join("agent/xupg-agent"),
         })
     }
 
     /// The `xupg` command, to run on this machine.
     pub fn command(&self) -> Command {
-        crate::command::command(&self.xupg.to_string_lossy(), [] as [&str; 0])
+        command(&self.xupg.to_string_lossy(), [] as [&str; 0])
+    }
+
+    /// A good release with the programs, their units and init scripts, and the lab's trust anchor in it; no hooks.
+    ///
+    /// # Errors
+    /// When a file is not there.
+    pub fn release(&self, keys: &Keys, name: &str, version: &str) -> Result<Release> {
+        let system = paths::repo().join("hooks/system");
+        let wants = "/etc/systemd/system/multi-user.target.wants";
+        let inittab = paths::recipes().join("web/root/etc/inittab");
+        let mut inittab = fs::read_to_string(&inittab)
+            .with_context(|| format!("cannot read {}", inittab.display()))?;
+        inittab.push_str("::respawn:/etc/xupg-agent.init\n");
+        Ok(Release::new(name, version)
+            .with_copy("dom0", "/usr/sbin/xupg", &self.xupg, 0o755)?
+            .with_copy(
+                "dom0",
+                "/usr/lib/systemd/system/xupg-boot.service",
+                &system.join("xupg-boot.service"),
+                0o644,
+            )?
+            .with_link(
+                "dom0",
+                &format!("{wants}/xupg-boot.service"),
+                "/usr/lib/systemd/system/xupg-boot.service",
+            )
+            .with_copy(
+                "dom0",
+                "/etc/xupg/trust/release-ca.pem",
+                &keys.release_ca(),
+                0o644,
+            )?
+            .with_file("dom0", "/etc/xupg/node.json", node_json(), 0o644)
+            .with_copy("web", "/usr/sbin/xupg-agent", &self.agent, 0o755)?
+            .with_copy(
+                "web",
+                "/etc/xupg-agent.init",
+                &system.join("xupg-agent.busybox"),
+                0o755,
+            )?
+            .with_file("web", "/etc/inittab", inittab, 0o644)
+            .with_copy("db", "/usr/sbin/xupg-agent", &self.agent, 0o755)?
+            .with_copy(
+                "db",
+                "/usr/lib/systemd/system/xupg-agent.service",
+                &system.join("xupg-agent.service"),
+                0o644,
+            )?
+            .with_link(
+                "db",
+                &format!("{wants}/xupg-agent.service"),
+                "/usr/lib/systemd/system/xupg-agent.service",
+            ))
     }
 }
 
-/// Runs cargo on this workspace; what it says goes to the terminal.
-///
-/// # Errors
-/// When it fails.
-pub fn cargo(arguments: &[&str], rustflags: Option<&str>) -> Result<()> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut cargo = Command::new(program);
+fn node_json() -> String {
+    serde_json::json!({ "schema": 1, "compatible": COMPATIBLE }).to_string()
+}
+
+/// The same cargo that built this program.
+fn cargo(arguments: &[&str]) -> Command {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut cargo = command(&cargo, ["build", "--quiet"]);
     cargo.args(arguments).current_dir(paths::repo());
-    if let Some(flags) = rustflags {
-        cargo.env("RUSTFLAGS", flags);
-    }
-    let status = cargo.status().context("cannot start cargo")?;
-    ensure!(
-        status.success(),
-        "cargo {} ended with {status}",
-        arguments.join(" ")
-    );
-    Ok(())
-}
-
-fn target_dir() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) if !dir.is_empty() => paths::repo().join(dir),
-        _ => paths::repo().join("target"),
-    }
+    cargo
 }
