@@ -33,11 +33,11 @@ pub fn up() -> Result<()> {
         Err(_) => {
             let parts = Parts::ensure(&keys)?;
             let trees = Release::new("1.0", "1.0").trees(&parts)?;
-            let disk = paths::lab().join("node-disk.raw");
             progress::step("making the node's disk", || {
-                scaffold_disk::make(&disk, &trees, &trees)
-            })?;
-            NodeState::create(&dir, &disk, &keys.ovmf_vars())?
+                NodeState::create(&dir, &keys.ovmf_vars(), |flash| {
+                    scaffold_disk::make(flash, &trees, &trees)
+                })
+            })?
         }
     };
     let mut machine = Machine::start(state, &keys.ssh())?;

@@ -16,3 +16,4 @@ pub mod packages;
 pub mod paths;
 pub mod product;
 pub mod progress;
+pub mod scenario;

@@ -90,7 +90,8 @@ impl BootImage<'_> {
                  options=console=com1 com1=115200,8n1 dom0_mem={DOM0_MEMORY_MIB}M,max:{DOM0_MEMORY_MIB}M \
                  dom0_max_vcpus=2 bootscrub=0 spec-ctrl=no xupg.release={}\n\
                  kernel=vmlinuz root=PARTLABEL=xupg-{slot} xupg.slot={slot} rw console=hvc0 panic=1 \
-                 net.ifnames=0 loglevel=4 apparmor=0 audit=0 mitigations=off {}\n\
+                 net.ifnames=0 loglevel=4 apparmor=0 audit=0 mitigations=off \
+                 systemd.show_status=error {}\n\
                  ramdisk=initramfs\n",
                 self.release, self.dom0_options
             ));

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The size of the disk through which files get in; sparse.
 const OFFER_SIZE: u64 = 4 << 30;
 
+/// What a node's flash starts as.
+const FLASH: &str = "flash.raw";
+
 /// A directory with `disk.qcow2`, `vars.qcow2`, `offer.raw` and `console.log`.
 #[derive(Debug, Clone)]
 pub struct NodeState {
@@ -15,19 +18,23 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    /// A new node: its flash starts as `disk` (raw, never written to, must stay), its variables as `vars` (raw). Whatever
-    /// `dir` held is removed.
+    /// A new node. `make_flash` writes the raw disk that its flash starts as, at the path it is given; nothing writes to that
+    /// afterwards, changes go to a layer above. Its variables start as `vars` (raw). Whatever `dir` held is removed.
     ///
     /// # Errors
-    /// When `qemu-img` fails.
-    pub fn create(dir: &Path, disk: &Path, vars: &Path) -> Result<Self> {
+    /// Those of `make_flash`, or when `qemu-img` fails.
+    pub fn create(
+        dir: &Path,
+        vars: &Path,
+        make_flash: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let state = Self::empty(dir)?;
-        let disk = fs::canonicalize(disk).with_context(|| format!("no disk {}", disk.display()))?;
+        make_flash(&dir.join(FLASH))?;
+        // The name below is relative to the layer, so that the directory may be renamed.
         run(command(
             "qemu-img",
-            ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"],
+            ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", FLASH],
         )
-        .arg(disk)
         .arg(state.disk()))?;
         run(command("qemu-img", ["convert", "-f", "raw", "-O", "qcow2"])
             .arg(vars)
@@ -54,7 +61,8 @@ impl NodeState {
         Ok(state)
     }
 
-    /// A copy with all snapshots, to be changed without disturbing this one. Not while this one runs.
+    /// A copy with all snapshots, to be changed without disturbing this one, which must stay because the copy reads the flash's
+    /// first contents from it. Not while this one runs.
     ///
     /// # Errors
     /// When the files cannot be copied.
@@ -65,6 +73,13 @@ impl NodeState {
                 .arg(from)
                 .arg(to))?;
         }
+        let flash = fs::canonicalize(self.dir.join(FLASH)).context("a copy cannot be copied")?;
+        run(command(
+            "qemu-img",
+            ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b"],
+        )
+        .arg(flash)
+        .arg(copy.disk()))?;
         Ok(copy)
     }
 
