@@ -11,5 +11,5 @@ mod mount;
 pub use error::ImageError;
 pub use ext4::{Check, Shape, check, grow, make};
 pub use file::{FileKind, allocate, copy, open_regular};
-pub use loop_device::{LoopDevice, Region};
+pub use loop_device::{LoopDevice, LoopOptions, Region};
 pub use mount::{MountGuard, MountOptions};

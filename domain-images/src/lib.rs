@@ -12,6 +12,7 @@ pub mod seal;
 pub mod signature;
 pub mod stage;
 mod tree;
+pub mod verify;
 pub mod version;
 
 pub use bundle::Bundle;

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{EntryError, Error, Problem};
 pub use slot::StagedRoot;
-pub(crate) use store::RELEASE_DIR;
+pub(crate) use store::{LIST_SUFFIX, RELEASE_DIR, open_list};
 pub(crate) use unpack::links_of;
 
 use crate::bundle::Bundle;

@@ -26,7 +26,19 @@ pub struct Region {
     pub bytes: u64,
 }
 
-/// An attached loop device with direct I/O and 4096-byte blocks. Ends with [`LoopDevice::detach`].
+/// How a file is attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoopOptions {
+    /// The part of the file that is the device; all of it if `None`.
+    pub region: Option<Region>,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Blocks of 512 bytes instead of 4096: slower, but a file system that was made elsewhere may
+    /// have smaller blocks than 4096 bytes, and cannot be mounted on larger ones.
+    pub small_blocks: bool,
+}
+
+/// An attached loop device with direct I/O. Ends with [`LoopDevice::detach`].
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -40,11 +52,8 @@ impl LoopDevice {
     ///
     /// # Errors
     /// `losetup` fails: no free device, or not root.
-    pub fn attach(
-        file: &Path,
-        region: Option<Region>,
-        read_only: bool,
-    ) -> Result<Self, ImageError> {
+    pub fn attach(file: &Path, options: LoopOptions) -> Result<Self, ImageError> {
+        let region = options.region;
         let about = fs::metadata(file).map_err(ImageError::io("look at", file))?;
         if !about.is_file() {
             return Err(ImageError::Unusable {
@@ -69,12 +78,13 @@ impl LoopDevice {
         let mut arguments: Vec<OsString> = ["--find", "--show", "--direct-io=on"]
             .map(OsString::from)
             .to_vec();
-        arguments.push("--sector-size=4096".into());
+        let block = if options.small_blocks { 512 } else { 4096 };
+        arguments.push(format!("--sector-size={block}").into());
         if let Some(part) = region {
             arguments.push(format!("--offset={}", part.offset).into());
             arguments.push(format!("--sizelimit={}", part.bytes).into());
         }
-        if read_only {
+        if options.read_only {
             arguments.push("--read-only".into());
         }
         arguments.push("--".into());

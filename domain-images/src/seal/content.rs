@@ -180,7 +180,11 @@ impl Reader<'_> {
             let end = (extent.logical + extent.bytes).min(file.size);
             while at < end {
                 let step = (end - at).min(SPAN);
-                let buffer = self.buffer.part(step);
+                // Whole blocks, but not beyond the extent, which ends at one.
+                let whole = step.next_multiple_of(BLOCK as u64);
+                let buffer = self
+                    .buffer
+                    .part(whole.min(extent.logical + extent.bytes - at));
                 device
                     .0
                     .read_exact_at(buffer, extent.physical + (at - extent.logical))
@@ -211,7 +215,7 @@ impl Reader<'_> {
         let mut at = 0;
         while at < file.size {
             let step = (file.size - at).min(SPAN);
-            let buffer = &mut self.buffer.part(step)[..step as usize];
+            let buffer = self.buffer.part(step);
             opened
                 .read_exact_at(buffer, at)
                 .map_err(SealError::read(file.path))?;
@@ -256,9 +260,8 @@ impl Aligned {
         Self { memory, start }
     }
 
-    /// The first `bytes` (at most [`SPAN`]), rounded up to whole blocks.
+    /// The first `bytes`, at most [`SPAN`].
     fn part(&mut self, bytes: u64) -> &mut [u8] {
-        let bytes = (bytes as usize).next_multiple_of(BLOCK);
-        &mut self.memory[self.start..self.start + bytes]
+        &mut self.memory[self.start..self.start + bytes as usize]
     }
 }

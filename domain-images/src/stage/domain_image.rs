@@ -8,7 +8,7 @@ use super::error::Problem;
 use super::store::make_dirs;
 use super::under;
 use crate::image::{
-    self, Check, FileKind, ImageError, LoopDevice, MountGuard, MountOptions, Shape,
+    self, Check, FileKind, ImageError, LoopDevice, LoopOptions, MountGuard, MountOptions, Shape,
 };
 use crate::manifest::{Mode, Payload};
 use crate::tree::{Links, Root, split};
@@ -72,7 +72,12 @@ impl DomainImage {
             .map_err(fail())?
             .size();
         drop(file);
-        let device = LoopDevice::attach(&path, None, false).map_err(fail())?;
+        let options = LoopOptions {
+            // Ours has blocks of 4096 bytes; the guest's may have any.
+            small_blocks: payload.mode == Mode::Overlay,
+            ..LoopOptions::default()
+        };
+        let device = LoopDevice::attach(&path, options).map_err(fail())?;
         let shape = Shape {
             bytes,
             entries: payload.entries,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::StageTarget;
 use super::error::Problem;
 use super::plan::Plan;
-use crate::image::{self, ImageError, LoopDevice, MountGuard, MountOptions, Shape};
+use crate::image::{self, ImageError, LoopDevice, LoopOptions, MountGuard, MountOptions, Shape};
 
 const DOM0: &str = "dom0";
 
@@ -38,7 +38,11 @@ impl Slot {
         let device = if plan.is_device {
             SlotDevice::Block(target.slot.clone())
         } else {
-            let device = LoopDevice::attach(&target.slot, target.region, false).map_err(fail())?;
+            let options = LoopOptions {
+                region: target.region,
+                ..LoopOptions::default()
+            };
+            let device = LoopDevice::attach(&target.slot, options).map_err(fail())?;
             SlotDevice::File(device, target.slot.clone())
         };
         let shape = Shape {
