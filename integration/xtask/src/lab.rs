@@ -34,7 +34,7 @@ pub fn up() -> Result<()> {
             let parts = Parts::ensure(&keys)?;
             let trees = Release::new("1.0", "1.0").trees(&parts)?;
             progress::step("making the node's disk", || {
-                NodeState::create(&dir, &keys.ovmf_vars(), |flash| {
+                NodeState::with_flash(&dir, &keys.ovmf_vars(), |flash| {
                     scaffold_disk::make(flash, &trees, &trees)
                 })
             })?

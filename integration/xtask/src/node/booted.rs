@@ -37,7 +37,7 @@ impl Booted {
         prepare: impl FnOnce(&mut Machine) -> Result<()>,
     ) -> Result<Self> {
         let dir = get_or_make(&format!("node-{name}"), key, |dir| {
-            let state = NodeState::create(&dir.join("node"), &keys.ovmf_vars(), make_flash)?;
+            let state = NodeState::with_flash(&dir.join("node"), &keys.ovmf_vars(), make_flash)?;
             let mut machine = Machine::start(state, &keys.ssh())?;
             let line = progress::step("first boot", || machine.wait_until_up(0, BOOT))?;
             progress::say(line);

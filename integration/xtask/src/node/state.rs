@@ -18,28 +18,47 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    /// A new node. `make_flash` writes the raw disk that its flash starts as, at the path it is given; nothing writes to that
-    /// afterwards, changes go to a layer above. Its variables start as `vars` (raw). Whatever `dir` held is removed.
+    /// A new node: its flash starts as `disk` (raw, never written to, must stay), its variables as `vars` (raw). Whatever
+    /// `dir` held is removed.
+    ///
+    /// # Errors
+    /// When `qemu-img` fails.
+    pub fn create(dir: &Path, disk: &Path, vars: &Path) -> Result<Self> {
+        let disk = fs::canonicalize(disk).with_context(|| format!("no disk {}", disk.display()))?;
+        let state = Self::empty(dir)?;
+        state.layer(&disk, vars)?;
+        Ok(state)
+    }
+
+    /// A new node that keeps what its flash starts as beside it, so that its directory may be renamed. `make_flash` writes the raw
+    /// disk at the path it is given.
     ///
     /// # Errors
     /// Those of `make_flash`, or when `qemu-img` fails.
-    pub fn create(
+    pub fn with_flash(
         dir: &Path,
         vars: &Path,
         make_flash: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
         let state = Self::empty(dir)?;
         make_flash(&dir.join(FLASH))?;
-        // The name below is relative to the layer, so that the directory may be renamed.
+        // A relative name is looked up beside the layer.
+        state.layer(Path::new(FLASH), vars)?;
+        Ok(state)
+    }
+
+    /// All changes go to a layer above `flash`.
+    fn layer(&self, flash: &Path, vars: &Path) -> Result<()> {
         run(command(
             "qemu-img",
-            ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", FLASH],
+            ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"],
         )
-        .arg(state.disk()))?;
+        .arg(flash)
+        .arg(self.disk()))?;
         run(command("qemu-img", ["convert", "-f", "raw", "-O", "qcow2"])
             .arg(vars)
-            .arg(state.vars()))?;
-        Ok(state)
+            .arg(self.vars()))?;
+        Ok(())
     }
 
     /// A node that was made before.
@@ -73,12 +92,16 @@ impl NodeState {
                 .arg(from)
                 .arg(to))?;
         }
-        let flash = fs::canonicalize(self.dir.join(FLASH)).context("a copy cannot be copied")?;
+        let said = run(command("qemu-img", ["info", "--output=json"]).arg(self.disk()))?;
+        let said: serde_json::Value = serde_json::from_slice(&said)?;
+        let flash = said["full-backing-filename"]
+            .as_str()
+            .context("the node's disk is not a layer above its flash")?;
         run(command(
             "qemu-img",
             ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b"],
         )
-        .arg(flash)
+        .arg(fs::canonicalize(flash)?)
         .arg(copy.disk()))?;
         Ok(copy)
     }
