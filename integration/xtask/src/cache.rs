@@ -2,9 +2,11 @@
 
 use crate::{paths, progress};
 use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Collects everything a thing is made from.
 #[derive(Default)]
@@ -77,6 +79,10 @@ pub fn get_or_make(
         return Ok(dir);
     }
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    lock(&cache)?;
+    if dir.exists() {
+        return Ok(dir);
+    }
     for entry in fs::read_dir(&cache)? {
         let path = entry?.path();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -96,4 +102,23 @@ pub fn get_or_make(
         .with_context(|| format!("making {name}"))?;
     fs::rename(&unfinished, &dir).with_context(|| format!("cannot name {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Keeps other processes from making and removing things in the same cache, from the first thing that this process makes until
+/// it ends.
+fn lock(cache: &Path) -> Result<()> {
+    static HELD: Mutex<Option<fs::File>> = Mutex::new(None);
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.is_none() {
+        let path = cache.join("lock");
+        let file =
+            fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            progress::say("waiting for another cargo xtask that works in the same cache");
+            flock(&file, FlockOperation::LockExclusive)
+                .with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        *held = Some(file);
+    }
+    Ok(())
 }
