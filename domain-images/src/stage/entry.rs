@@ -133,6 +133,9 @@ impl<'a> Entries<'a> {
         path: Cow<'a, [u8]>,
     ) -> Found<TarEntry<'a>> {
         let letter = header.entry_type().as_byte();
+        if !(b'0'..=b'6').contains(&letter) {
+            return Err("its type is not one of the format");
+        }
         if header.as_ustar().is_none_or(|ustar| ustar.prefix[0] != 0) {
             return Err("its header is not of the format");
         }
