@@ -9,12 +9,14 @@ use std::thread;
 use std::time::Instant;
 
 use xupg_images::bundle::{Bundle, ReadError};
-use xupg_images::image::Region as ImageRegion;
+use xupg_images::image::{
+    LoopDevice, LoopOptions, MountGuard, MountOptions, Region as ImageRegion,
+};
 use xupg_images::manifest::Manifest;
 use xupg_images::signature::TrustStore;
 use xupg_images::stage::{self, StageObserver, StageTarget, StagedRoot};
 
-use crate::disk::Partition;
+use crate::disk::{self, Partition};
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::node::{Node, NodeConfig, Region};
 use crate::ports::{StagedSlot, Stager};
@@ -150,10 +152,17 @@ impl NewSlot {
         bundle: VerifiedBundle,
         events: &dyn Fn(Event),
     ) -> Result<Box<dyn StagedSlot>> {
-        let region = Region {
-            device: self.device,
-            offset: self.partition.offset,
-            bytes: Some(self.partition.bytes),
+        let region = match disk::partition_node(&self.device, self.partition.number)? {
+            Some(device) => Region {
+                device,
+                offset: 0,
+                bytes: None,
+            },
+            None => Region {
+                device: self.device,
+                offset: self.partition.offset,
+                bytes: Some(self.partition.bytes),
+            },
         };
         let target = target(region, self.mountpoint, PathBuf::from("/nonexistent"));
         let mut nothing_to_lay_over = || {
@@ -353,4 +362,62 @@ impl Overall {
 fn percent(done: u64, total: u64) -> u8 {
     let percent = u128::from(done) * 100 / u128::from(total.max(1));
     u8::try_from(percent.min(100)).unwrap_or(100)
+}
+
+/// Reads `slot`, which must not be live, back and compares it with the signed lists it was written
+/// from. Returns the release it holds.
+///
+/// # Errors
+/// The first difference, by name.
+pub fn verify(node: &Node, slot: Slot) -> Result<String> {
+    let doing = || format!("reading slot {slot} back");
+    let trust = TrustStore::load(&node.trust()).or_failed(doing)?;
+    let mountpoint = node.standby_mountpoint();
+    let scratch = mountpoint.with_extension("images");
+    for folder in [&mountpoint, &scratch] {
+        std::fs::create_dir_all(folder).or_failed(|| format!("making {}", folder.display()))?;
+    }
+    let region = node.slot_region(slot, &node.config()?)?;
+    let options = MountOptions {
+        read_only: true,
+        ..MountOptions::default()
+    };
+    // A region of a disk image needs a loop device; a partition is one already.
+    let (device, mount) = match region.bytes {
+        Some(bytes) => {
+            let part = Some(ImageRegion {
+                offset: region.offset,
+                bytes,
+            });
+            let options_of_loop = LoopOptions {
+                region: part,
+                read_only: true,
+                ..LoopOptions::default()
+            };
+            let device = LoopDevice::attach(&region.device, options_of_loop).or_failed(doing)?;
+            let mount = device.mount(&mountpoint, options).or_failed(doing)?;
+            (Some(device), mount)
+        }
+        None => (
+            None,
+            MountGuard::mount(&region.device, &mountpoint, options).or_failed(doing)?,
+        ),
+    };
+    let verified = xupg_images::verify::slot(mount.path(), &scratch, &trust, &Silent);
+    mount.unmount().or_failed(doing)?;
+    if let Some(device) = device {
+        device.detach().or_failed(doing)?;
+    }
+    Ok(verified.or_failed(doing)?.release)
+}
+
+/// Watches nothing.
+struct Silent;
+
+impl StageObserver for Silent {
+    fn event(&self, _event: stage::Event<'_>) {}
+
+    fn before_overlay(&self) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
 }

@@ -106,13 +106,12 @@ impl NewDisk {
 
     fn make_esp(&self) -> Result<()> {
         let esp = self.partition("ESP")?;
-        tool(
-            Command::new("mkfs.vfat")
-                .args(["-F", "32", "-n", "ESP", "--offset"])
-                .arg((esp.offset / disk::BLOCK).to_string())
-                .arg(&self.path)
-                .arg((esp.bytes / 1024).to_string()),
-        )?;
+        let sectors = (esp.bytes / disk::BLOCK).to_string();
+        // Heads and sectors are nobody's business any more, but a FAT header has to name some.
+        let geometry = [
+            "-F", "-v", "ESP", "-h", "64", "-s", "32", "-T", &sectors, "::",
+        ];
+        tool(self.mtool("mformat", &esp).args(geometry))?;
         for folder in ["EFI", "EFI/BOOT", "EFI/xupg", "EFI/xupg/a", "EFI/xupg/b"] {
             tool(self.mtool("mmd", &esp).arg(format!("::/{folder}")))?;
         }
@@ -280,7 +279,7 @@ fn tool(command: &mut Command) -> Result<Vec<u8>> {
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::refused(format!("there is no `{name}`"))
-                .hint("install needs e2fsprogs, dosfstools and mtools"));
+                .hint("install needs e2fsprogs and mtools"));
         }
         other => other.or_failed(|| format!("running {name}"))?,
     };

@@ -1,10 +1,10 @@
-//! Verbs that only look: `status`, `watch`.
+//! Verbs that only look: `status`, `watch`, `verify`.
 
 use std::thread;
 use std::time::Duration;
 
 use super::{Global, print, print_json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::observe;
 use crate::report::{self, Status};
@@ -83,5 +83,29 @@ pub(super) fn watch(node: &Node, global: &Global) -> Result<()> {
         }
         before = Some(status);
         thread::sleep(POLL);
+    }
+}
+
+pub(super) fn verify(node: &Node, global: &Global) -> Result<()> {
+    let slot = !node.booted()?;
+    // A slot that is being written cannot be read back.
+    let _lock = node.lock()?;
+    let journal = crate::journal::JournalFile::in_directory(&node.state_directory()).load()?;
+    if journal.release(slot).is_none() {
+        return Err(Error::refused(format!(
+            "slot {slot} holds no whole release"
+        )));
+    }
+    let release = crate::flash::verify(node, slot).map_err(|error| {
+        error.hint("a slot that has been live since it was staged differs by what it wrote")
+    })?;
+    if global.json {
+        print_json(
+            &serde_json::json!({ "schema": report::SCHEMA, "slot": slot, "release": release }),
+        )
+    } else {
+        print(&format!(
+            "slot {slot} holds {release}, entry by entry as signed"
+        ))
     }
 }

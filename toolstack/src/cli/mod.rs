@@ -85,6 +85,8 @@ enum Verb {
     Confirm,
     /// Go back to the release in the standby slot: shut down, switch, reboot.
     Rollback,
+    /// Read the standby slot back and compare it with its signed file lists.
+    Verify,
     /// Bring the node up after a boot; what the boot service runs.
     Boot(change::Boot),
 }
@@ -112,6 +114,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Watch => look::watch(&node, &cli.global),
         Verb::Confirm => change::confirm(&node, &cli.global),
         Verb::Rollback => change::rollback(&node, &cli.global),
+        Verb::Verify => look::verify(&node, &cli.global),
         Verb::Boot(verb) => change::boot(verb, &node, &cli.global),
     };
     match outcome {
