@@ -82,8 +82,11 @@ fn carry_out(
         let began = began(step, ports);
         match step {
             Step::Forbid { slot } => {
-                journal.begin(begun(plan, run, Kind::Upgrade, *slot));
-                ports.record(journal)?;
+                let mut begun_journal = journal.clone();
+                begun_journal.begin(begun(plan, run, Kind::Upgrade, *slot));
+                ports.record(&begun_journal)?;
+                // Only now: unless that is on record, the slot still holds what it held.
+                *journal = begun_journal;
                 ports.boot.forbid(*slot)?;
             }
             Step::Stage { slot, .. } => {
@@ -95,15 +98,13 @@ fn carry_out(
                 ports.record(journal)?;
             }
             Step::StopDomUs { domus } => stop_domus(domus, attempt, ports, stopped)?,
-            // The journal first, so that a boot of the slot is never a surprise; then the
-            // firmware, in one variable.
             Step::Switch { slot } => {
-                journal.switched();
-                ports.record(journal)?;
                 ports
                     .boot
                     .try_once(*slot)
                     .doing(|| format!("telling the firmware to try slot {slot}"))?;
+                journal.switched();
+                ports.record(journal)?;
             }
             Step::Reboot => ports.power.reboot()?,
         }
@@ -327,24 +328,21 @@ fn undo(
     stopped: &[String],
     ports: &mut Ports<'_>,
 ) {
-    let booted = run.booted;
-    if let Err(second) = ports.boot.cancel_try() {
-        tell(
-            ports,
-            "dom0",
-            "failed",
-            &format!("keeping slot {booted} next: {}", second.because()),
-        );
+    let (booted, standby) = (run.booted, !run.booted);
+    journal.given_up(Reason {
+        domain: None,
+        message: error.because(),
+        release_at_fault: false,
+    });
+    // The journal first: it says `switched` only while the firmware is told so.
+    let recorded = ports.record(journal);
+    let kept = match journal.release(standby) {
+        None => ports.boot.forbid(standby),
+        Some(_) => ports.boot.cancel_try(),
     }
-    if journal.upgrade.is_some() {
-        journal.given_up(Reason {
-            domain: None,
-            message: error.because(),
-            release_at_fault: false,
-        });
-        if let Err(second) = ports.record(journal) {
-            tell(ports, "dom0", "failed", &second.because());
-        }
+    .doing(|| format!("keeping slot {booted} next"));
+    for second in [recorded, kept].into_iter().filter_map(Result::err) {
+        tell(ports, "dom0", "failed", &second.because());
     }
     start_again(run.domu_configs, stopped, ports);
 }

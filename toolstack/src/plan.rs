@@ -279,19 +279,16 @@ fn check_state(observed: &Observed, to: &Release, request: Request) -> Result<()
 }
 
 fn check_space(observed: &Observed, manifest: &Manifest) -> Result<()> {
-    let dom0: u64 = manifest
+    let needed = manifest
         .payloads
         .iter()
-        .filter(|p| p.image.is_none())
-        .map(footprint)
-        .sum();
-    let images: u64 = manifest
-        .payloads
-        .iter()
-        .filter_map(|p| p.image.as_ref())
-        .map(|image| image.bytes)
-        .sum();
-    let needed = dom0.saturating_add(images);
+        .map(|payload| {
+            payload
+                .image
+                .as_ref()
+                .map_or_else(|| footprint(payload), |i| i.bytes)
+        })
+        .fold(0, u64::saturating_add);
     // What ext4 keeps for itself on a fresh slot without reserved blocks: inode tables are in
     // `footprint`, the journal, bitmaps and rounding are within 3 %.
     let usable = observed.standby_bytes / 100 * 97;

@@ -17,8 +17,10 @@ use crate::slot::Slot;
 /// What a boot of `booted` means, given the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
-    /// Nothing is in progress (or only a stage, which needs no attention at boot).
+    /// Nothing is in progress, or only a release that is staged.
     Ordinary,
+    /// A stage did not end: the power was cut, or the node rebooted under it.
+    StageCutShort(Reason),
     /// The switched slot has come up: judge it. Also when a trial boots once more.
     Trial,
     /// A rollback has arrived.
@@ -48,8 +50,9 @@ impl Journal {
         }
     }
 
-    /// The next boot will be the target's. Written before the firmware is told, so that a boot of
-    /// the target is never a surprise.
+    /// The next boot will be the target's. Written after the firmware is told: a boot of a staged
+    /// target is a trial all the same, but a power cut in between must not look as if the target
+    /// had been tried and had never come up.
     pub fn switched(&mut self) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.phase = Phase::Switched;
@@ -68,8 +71,8 @@ impl Journal {
     pub fn given_up(&mut self, reason: Reason) {
         match self.upgrade.as_mut().map(|upgrade| upgrade.phase) {
             Some(Phase::Staging) => self.end(Outcome::Abandoned(reason)),
-            Some(Phase::Switched) => self.switch_cancelled(),
-            _ => {}
+            Some(Phase::Staged | Phase::Switched) => self.end_staged(Outcome::Abandoned(reason)),
+            Some(Phase::Trial) | None => {}
         }
     }
 
@@ -92,7 +95,12 @@ impl Journal {
             return Boot::Ordinary;
         };
         match (upgrade.phase, upgrade.kind, booted == upgrade.target) {
-            (Phase::Staging | Phase::Staged, _, _) => Boot::Ordinary,
+            (Phase::Staging, _, _) => Boot::StageCutShort(Reason {
+                domain: None,
+                message: format!("the stage of {} was cut short", upgrade.to.version),
+                release_at_fault: false,
+            }),
+            (Phase::Staged, _, false) => Boot::Ordinary,
             (_, Kind::Rollback, true) => Boot::RolledBack,
             (_, Kind::Rollback, false) => Boot::RollbackMissed(Reason {
                 domain: None,
@@ -155,23 +163,15 @@ impl Journal {
     /// The node is back on the slot it came from. A release that is to blame is remembered as
     /// failed and its slot holds nothing any more; any other is still staged, to be tried again.
     pub fn fell_back(&mut self, reason: Reason) {
-        let Some(upgrade) = self.upgrade.clone() else {
-            return;
-        };
-        self.end(Outcome::FellBack(reason.clone()));
-        if reason.release_at_fault {
+        if !reason.release_at_fault {
+            self.end_staged(Outcome::FellBack(reason));
+        } else if let Some(upgrade) = self.upgrade.clone() {
+            self.end(Outcome::FellBack(reason.clone()));
             self.set_content(upgrade.target, Content::Nothing);
             self.failed.retain(|failed| failed.release != upgrade.to);
             self.failed.push(FailedRelease {
                 release: upgrade.to,
                 reason,
-            });
-        } else {
-            self.upgrade = Some(Upgrade {
-                phase: Phase::Staged,
-                giving_up: None,
-                domains: BTreeMap::new(),
-                ..upgrade
             });
         }
     }
@@ -188,6 +188,18 @@ impl Journal {
             self.confirmed = upgrade.target;
         }
         self.end(Outcome::RolledBack);
+    }
+
+    /// The attempt has ended, and its release is still staged.
+    fn end_staged(&mut self, outcome: Outcome) {
+        let upgrade = self.upgrade.clone();
+        self.end(outcome);
+        self.upgrade = upgrade.map(|upgrade| Upgrade {
+            phase: Phase::Staged,
+            giving_up: None,
+            domains: BTreeMap::new(),
+            ..upgrade
+        });
     }
 
     fn end(&mut self, outcome: Outcome) {

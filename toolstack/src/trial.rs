@@ -43,58 +43,71 @@ pub enum Booted {
 /// then reboot: the firmware goes back by itself.
 pub fn boot(booted: Slot, manifest: &Manifest, ports: &mut Ports<'_>) -> Result<Booted> {
     let mut journal = ports.journal.load()?;
-    ports.record(&journal)?;
+    (ports.events)(Event::Recorded {
+        journal: Box::new(journal.clone()),
+    });
     match journal.judge_boot(booted) {
         Boot::Ordinary => {
-            let confirmed = journal.confirmed;
-            ports
-                .boot
-                .make_default(confirmed)
-                .doing(|| keeping_default(confirmed))?;
-            Ok(Booted::Ordinary(start_all(manifest, None, ports)))
+            let slot = journal.confirmed;
+            keep(slot, booted, manifest, &journal, ports).map(Booted::Ordinary)
+        }
+        Boot::StageCutShort(reason) => {
+            journal.given_up(reason);
+            let slot = journal.confirmed;
+            keep(slot, booted, manifest, &journal, ports).map(Booted::Ordinary)
         }
         Boot::FellBack(reason) => {
-            ports
-                .boot
-                .make_default(booted)
-                .doing(|| keeping_default(booted))?;
             journal.fell_back(reason.clone());
-            ports.record(&journal)?;
-            start_all(manifest, None, ports);
+            keep(booted, booted, manifest, &journal, ports)?;
             Ok(Booted::Back(reason))
         }
         Boot::RollbackMissed(reason) => {
-            ports
-                .boot
-                .make_default(booted)
-                .doing(|| keeping_default(booted))?;
             journal.rollback_missed(booted, reason.clone());
-            ports.record(&journal)?;
-            start_all(manifest, None, ports);
+            keep(booted, booted, manifest, &journal, ports)?;
             Ok(Booted::Back(reason))
         }
         Boot::RolledBack => {
-            ports
-                .boot
-                .make_default(booted)
-                .doing(|| keeping_default(booted))?;
+            let kept = set_default(booted, booted, &journal, ports);
             let attempt = attempt_of(&journal)?;
-            journal.rolled_back();
-            ports.record(&journal)?;
             let flag = attempt.flag(HookPhase::Rollback, DOM0_HOOK);
             if let Err(error) = ports.hooks.run(Path::new("/"), booted, &flag, ports.events) {
                 // A person wants this release now; its hook cannot keep them from it.
                 tell(ports, "dom0", "failed", &error.because());
             }
             start_all(manifest, Some((&attempt, HookPhase::Rollback)), ports);
+            kept?;
+            // Last: after a power cut the hooks get their chance again.
+            journal.rolled_back();
+            ports.record(&journal)?;
             Ok(Booted::RolledBack)
         }
         Boot::Trial => trial(&mut journal, booted, manifest, ports),
     }
 }
 
-fn keeping_default(slot: Slot) -> String {
-    format!("making sure that slot {slot} is the firmware's default")
+/// Makes `slot` the default, for the firmware and on record, and starts the domUs, which run even
+/// where the firmware or the state partition takes no writes. Returns those that did not start.
+fn keep(
+    slot: Slot,
+    booted: Slot,
+    manifest: &Manifest,
+    journal: &Journal,
+    ports: &mut Ports<'_>,
+) -> Result<Vec<(String, String)>> {
+    let kept = set_default(slot, booted, journal, ports).and_then(|()| ports.record(journal));
+    let failed = start_all(manifest, None, ports);
+    kept.map(|()| failed)
+}
+
+/// The firmware boots `slot` from now on, and never a standby slot without a whole release.
+fn set_default(slot: Slot, booted: Slot, journal: &Journal, ports: &mut Ports<'_>) -> Result<()> {
+    let forbidden = match journal.release(!booted) {
+        None => ports.boot.forbid(!booted),
+        Some(_) => Ok(()),
+    };
+    forbidden
+        .and_then(|()| ports.boot.make_default(slot))
+        .doing(|| format!("making sure that slot {slot} is the firmware's default"))
 }
 
 fn attempt_of(journal: &Journal) -> Result<Attempt> {
@@ -165,7 +178,7 @@ fn trial(
 ) -> Result<Booted> {
     // Given up before, and yet booted again: over is over.
     if let Some(reason) = journal.upgrade.as_ref().and_then(|u| u.giving_up.clone()) {
-        return go_back(journal, manifest, reason, ports);
+        return go_back(journal, booted, manifest, reason, ports);
     }
     let attempt = attempt_of(journal)?;
     // One that was left for an earlier trial does not count.
@@ -178,7 +191,13 @@ fn trial(
         Ok(state) => settle(journal, "dom0", state, "", ports)?,
         Err(error) => {
             settle(journal, "dom0", "failed", &error.because(), ports)?;
-            return go_back(journal, manifest, culprit("dom0", &error.because()), ports);
+            return go_back(
+                journal,
+                booted,
+                manifest,
+                culprit("dom0", &error.because()),
+                ports,
+            );
         }
     }
     let mut waiting = Vec::new();
@@ -198,7 +217,13 @@ fn trial(
             Err(cause) => {
                 settle(journal, &payload.domain, "failed", &cause, ports)?;
                 if domu.mandatory {
-                    return go_back(journal, manifest, culprit(&payload.domain, &cause), ports);
+                    return go_back(
+                        journal,
+                        booted,
+                        manifest,
+                        culprit(&payload.domain, &cause),
+                        ports,
+                    );
                 }
             }
         }
@@ -207,7 +232,13 @@ fn trial(
     loop {
         let verdict = ports.journal.take_verdict();
         if !confirmed && verdict == Some(Verdict::GoBack) {
-            return go_back(journal, manifest, Reason::operator_went_back(), ports);
+            return go_back(
+                journal,
+                booted,
+                manifest,
+                Reason::operator_went_back(),
+                ports,
+            );
         }
         let all_good = waiting.iter().all(|(_, mandatory, _, _)| !mandatory);
         if !confirmed && (all_good || verdict == Some(Verdict::Confirm)) {
@@ -228,7 +259,7 @@ fn trial(
             };
             settle(journal, &domain, state, &message, ports)?;
             if mandatory && !confirmed && matches!(state, "failed" | "silent") {
-                return go_back(journal, manifest, culprit(&domain, &message), ports);
+                return go_back(journal, booted, manifest, culprit(&domain, &message), ports);
             }
         }
         waiting = still;
@@ -312,20 +343,25 @@ pub fn confirm(
     ports.record(journal)
 }
 
-/// The release is bad: write down why and who, stop the domUs, reboot. The firmware's default
-/// is still the old slot.
+/// The release is bad: write down why and who, stop the domUs, reboot into the old slot. That is
+/// still the firmware's default, unless a confirmation was cut short.
 fn go_back(
     journal: &mut Journal,
+    booted: Slot,
     manifest: &Manifest,
     reason: Reason,
     ports: &mut Ports<'_>,
 ) -> Result<Booted> {
     journal.give_up(reason.clone());
     ports.record(journal)?;
+    if let Err(error) = ports.boot.make_default(!booted) {
+        tell(ports, "dom0", "failed", &error.because());
+    }
     for payload in start_order(manifest).into_iter().rev() {
         let Some(domu) = &payload.domu else { continue };
         let name = &payload.domain;
-        if !ports.domains.is_alive(name).unwrap_or(false) {
+        // One that cannot be seen is stopped all the same: none may be left for xendomains to save.
+        if !ports.domains.is_alive(name).unwrap_or(true) {
             continue;
         }
         tell(ports, name, "stopping", "");

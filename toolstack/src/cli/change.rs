@@ -24,6 +24,7 @@ use crate::ports::{Ports, Power};
 use crate::power::InitPower;
 use crate::report::{Event, SCHEMA};
 use crate::slot::Slot;
+use crate::state;
 use crate::trial::{self, Booted};
 use crate::view::View;
 
@@ -234,9 +235,10 @@ pub(super) fn switch(verb: &Switch, node: &Node, global: &Global) -> Result<()> 
     let target = upgrade.target;
     match (upgrade.phase, verb.cancel) {
         (Phase::Switched, true) => live.with_ports(|ports| {
-            ports.boot.cancel_try()?;
+            // The journal first: it says `switched` only while the firmware is told so.
             journal.switch_cancelled();
-            ports.record(&journal)
+            ports.record(&journal)?;
+            ports.boot.cancel_try()
         }),
         (Phase::Staged, false) => {
             let observed = observe::observe(node, &mut live.domains)?;
@@ -373,13 +375,8 @@ fn end_trial_without_verdict(node: &Node) -> Result<()> {
     let file = JournalFile::in_directory(&node.state_directory());
     let mut journal = file.load()?;
     let booted = node.booted()?;
-    let undecided = journal.upgrade.as_ref().is_some_and(|upgrade| {
-        upgrade.kind == crate::journal::Kind::Upgrade
-            && upgrade.phase >= Phase::Switched
-            && upgrade.target == booted
-            && upgrade.giving_up.is_none()
-    });
-    if !undecided {
+    // Also one that is given up already: the reboot that should have followed has failed.
+    if journal.judge_boot(booted) != state::Boot::Trial {
         return Ok(());
     }
     let mut power = InitPower::of(node);
