@@ -10,8 +10,8 @@ use crate::cache::{Key, get_or_make};
 use crate::command::run;
 use crate::images::release::{Parts, Release};
 use crate::keys::{Keys, Signer};
-use crate::paths;
 use crate::product::{COMPATIBLE, Product};
+use crate::{paths, progress};
 
 /// MiB of the lab's disk and of the domUs' images.
 const DISK_MIB: u64 = 2560;
@@ -70,7 +70,7 @@ impl Factory {
     pub fn ensure() -> Result<Self> {
         let keys = Keys::ensure()?;
         let parts = Parts::ensure(&keys)?;
-        let product = Product::build()?;
+        let product = progress::step("building xupg and its agent", Product::build)?;
         Ok(Self {
             keys,
             parts,
