@@ -81,7 +81,7 @@ pub fn run() -> Result<()> {
             status["active"] == "b" && status["confirmed"] == "b",
             "not in slot B: {status:#}"
         );
-        hooks_ran(&mut node)
+        node.hooks_ran_once()
     })?;
 
     let rollback = timeline.step("xupg rollback", || {
@@ -107,35 +107,6 @@ pub fn run() -> Result<()> {
 fn settled(node: &mut Node, version: &str) -> Result<()> {
     node.wait_for("idle", BOOT, |status| status["state"] == "idle")?;
     node.expect_release(version)
-}
-
-/// Each domain's hook ran exactly once, in its own domain: dom0's in the stage and the boot phase,
-/// the domUs' in the boot phase of the new root.
-fn hooks_ran(node: &mut Node) -> Result<()> {
-    let dom0 = node.run("cat /var/lib/xupg-hook.log")?;
-    let phases: Vec<_> = dom0
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .collect();
-    ensure!(
-        phases == ["stage", "boot"],
-        "dom0's hook ran for {phases:?}"
-    );
-    for domain in ["web", "db"] {
-        let line =
-            node.consoles
-                .wait_for(domain, "release 2.0; hook: ", Duration::from_secs(60))?;
-        let notes = line.split("hook: ").nth(1).unwrap_or_default();
-        let runs = notes
-            .split(';')
-            .filter(|note| note.contains(" boot "))
-            .count();
-        ensure!(
-            runs == 1,
-            "the hook of `{domain}` ran {runs} times: {notes}"
-        );
-    }
-    Ok(())
 }
 
 /// Runs `work`, which takes the node down and brings it back as `version`, and says how long each

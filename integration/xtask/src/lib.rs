@@ -16,4 +16,5 @@ pub mod packages;
 pub mod paths;
 pub mod product;
 pub mod progress;
-pub mod scenario;
+pub mod scenarios;
+pub mod test;

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xtask::test::{self, Tier};
 use xtask::{demo, images, keys, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
@@ -18,6 +19,14 @@ enum Verb {
     Setup,
     /// Upgrades a real Xen node in QEMU, and takes it back.
     Demo,
+    /// Runs the tests: format, layers, lints, programs, and scenarios on nested Xen.
+    Test {
+        /// Only this tier; may be given more than once.
+        #[arg(long)]
+        tier: Vec<Tier>,
+        /// Only the scenarios whose name, or whose story's name, contains one of these.
+        names: Vec<String>,
+    },
     /// One node to play with.
     #[command(subcommand)]
     Lab(LabVerb),
@@ -41,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup(),
         Verb::Demo => packages::ensure().and_then(|()| demo::run()),
+        Verb::Test { tier, names } => test::run(&tier, &names),
         Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
         Verb::Lab(LabVerb::Down) => lab::down(),

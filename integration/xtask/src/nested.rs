@@ -1,7 +1,7 @@
 //! A node under test: what an operator sees of it, asked for from outside.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -49,6 +49,9 @@ impl Node {
         let machine = Machine::resume(state, &factory.keys.ssh(), snapshot)?;
         let mut consoles = Consoles::new(machine.ssh().clone());
         machine.ssh().wait(Instant::now() + LOOK)?;
+        // dom0's clock stood still while the snapshot lay on the shelf.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        machine.ssh().run(&format!("date -s @{now}"), LOOK)?;
         consoles.listen()?;
         Ok(Self { machine, consoles })
     }
@@ -154,9 +157,41 @@ impl Node {
         let dom0 = self.run("cat /usr/lib/xupg/release")?;
         ensure!(dom0.trim() == version, "dom0 is {dom0}");
         for domain in ["web", "db"] {
-            let wanted = format!("{domain}: alive, release {version};");
+            let wanted = format!("{domain}: alive, release {version}");
             self.consoles
                 .wait_for(domain, &wanted, Duration::from_secs(180))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that each domain's hook ran exactly once, in its own domain: dom0's in the stage and the
+    /// boot phase, the domUs' in the boot phase of the new root.
+    ///
+    /// # Errors
+    /// When one ran more or less often.
+    pub fn hooks_ran_once(&self) -> Result<()> {
+        let dom0 = self.run("cat /var/lib/xupg-hook.log")?;
+        let phases: Vec<_> = dom0
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        ensure!(
+            phases == ["stage", "boot"],
+            "dom0's hook ran for {phases:?}"
+        );
+        for domain in ["web", "db"] {
+            // The hooks of the lab end with a sync: their notes are in the image.
+            let notes = self.run(&format!(
+                "debugfs -R 'cat /var/lib/xupg-hook.log' /var/lib/xupg/images/{domain}.img"
+            ))?;
+            let runs: Vec<_> = notes
+                .lines()
+                .filter_map(|line| line.split(' ').nth(1))
+                .collect();
+            ensure!(
+                runs == ["boot"] && notes.contains(&format!(" {domain} ")),
+                "the hook of `{domain}` ran for {runs:?}: {notes}"
+            );
         }
         Ok(())
     }

@@ -4,8 +4,7 @@ use crate::command::{command, run};
 use crate::images::release::Release;
 use crate::keys::Keys;
 use crate::paths;
-use anyhow::{Context, Result};
-use std::fs;
+use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -41,6 +40,24 @@ impl Product {
         })
     }
 
+    /// Builds the program that a hostile domU runs in the drills, static.
+    ///
+    /// # Errors
+    /// When cargo fails.
+    pub fn guest_probe(&self) -> Result<PathBuf> {
+        let triple = "x86_64-unknown-linux-gnu";
+        run(cargo(&[
+            "--profile",
+            "agent",
+            "-p",
+            "guest-probe",
+            "--target",
+            triple,
+        ])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+        Ok(paths::target()?.join(triple).join("agent/guest-probe"))
+    }
+
     /// The `xupg` command, to run on this machine.
     pub fn command(&self) -> Command {
         command(&self.xupg.to_string_lossy(), [] as [&str; 0])
@@ -53,10 +70,6 @@ impl Product {
     pub fn release(&self, keys: &Keys, name: &str, version: &str) -> Result<Release> {
         let system = paths::repo().join("hooks/system");
         let wants = "/etc/systemd/system/multi-user.target.wants";
-        let inittab = paths::recipes().join("web/root/etc/inittab");
-        let mut inittab = fs::read_to_string(&inittab)
-            .with_context(|| format!("cannot read {}", inittab.display()))?;
-        inittab.push_str("::respawn:/etc/xupg-agent.init\n");
         Ok(Release::new(name, version)
             .with_copy("dom0", "/usr/sbin/xupg", &self.xupg, 0o755)?
             .with_copy(
@@ -84,7 +97,6 @@ impl Product {
                 &system.join("xupg-agent.busybox"),
                 0o755,
             )?
-            .with_file("web", "/etc/inittab", inittab, 0o644)
             .with_copy("db", "/usr/sbin/xupg-agent", &self.agent, 0o755)?
             .with_copy(
                 "db",
