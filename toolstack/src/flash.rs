@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Instant;
 
+use rustix::mount::{UnmountFlags, unmount};
 use xupg_images::bundle::{Bundle, ReadError};
 use xupg_images::image::{
     LoopDevice, LoopOptions, MountGuard, MountOptions, Region as ImageRegion,
@@ -106,6 +107,7 @@ impl Stager for FlashStager {
             self.node.path("/"),
         );
         let manifest = bundle.manifest().clone();
+        release_stale_mounts(&target.mountpoint, &manifest);
         let staged = write(bundle, &target, events, stop_domus)?;
         let preserve: Vec<_> = manifest
             .payloads
@@ -115,6 +117,25 @@ impl Stager for FlashStager {
         xupg_images::preserve::carry(&self.node.path("/"), staged.path(), &preserve)
             .or_failed(|| "carrying the node's own files over".to_owned())?;
         Ok(Box::new(Staged(staged)))
+    }
+}
+
+/// Unmounts what an xupg that was killed has left mounted; its loop devices go with that.
+fn release_stale_mounts(mountpoint: &Path, manifest: &Manifest) {
+    let images = manifest.payloads.iter().map(|payload| {
+        let mut name = mountpoint.as_os_str().to_owned();
+        name.push(".");
+        name.push(&payload.domain);
+        PathBuf::from(name)
+    });
+    for stale in images.chain([mountpoint.to_owned()]) {
+        // Nothing is mounted there, as a rule; if it cannot be unmounted, the stage will say so.
+        if unmount(&stale, UnmountFlags::empty()).is_ok() {
+            tracing::info!(
+                "unmounted {}, which an earlier run has left",
+                stale.display()
+            );
+        }
     }
 }
 
