@@ -32,6 +32,18 @@ rm -rf usr/lib/python3.11/pydoc.py usr/lib/python3.11/doctest.py usr/lib/python3
 rm -rf usr/lib/xen-4.17/boot usr/lib/debug
 rm -f usr/lib/xen-4.17/bin/test-* usr/lib/xen-4.17/bin/pygrub
 
+# Debian's `xl` is a script that looks for the version of Xen that runs, and then for its `xl`.
+ln -sfn ../lib/xen-4.17/bin/xl usr/sbin/xl
+
+# udev's first pass over all devices is the longest part of an emulated boot: keep the rules for disks, modules and systemd.
+for rule in usr/lib/udev/rules.d/*.rules; do
+	case ${rule##*/} in
+	50-udev-default.rules | 60-block.rules | 60-persistent-storage.rules | 64-*.rules | 80-drivers.rules | \
+		99-systemd.rules | *xen*) ;;
+	*) rm "$rule" ;;
+	esac
+done
+
 cp -a "$here/overlay/." "$root/"
 chown -R 0:0 "$root/etc" "$root/usr/lib/xupg-lab"
 for unit in lab-network.service lab-ssh.service lab-ready.service; do
