@@ -1,6 +1,7 @@
 //! The lab: builds, demonstrates and tests xupg on a real, nested Xen. See `integration/README.md`.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod bundles;
 pub mod cache;
 pub mod command;

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::test::{self, Tier};
-use xtask::{demo, images, keys, lab, packages, progress};
+use xtask::{bench, demo, images, keys, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]
@@ -27,9 +27,28 @@ enum Verb {
         /// Only the scenarios whose name, or whose story's name, contains one of these.
         names: Vec<String>,
     },
+    /// Measures xupg beside what people use instead.
+    #[command(subcommand)]
+    Bench(BenchVerb),
     /// One node to play with.
     #[command(subcommand)]
     Lab(LabVerb),
+}
+
+#[derive(Subcommand)]
+enum BenchVerb {
+    /// Staging a release: xupg, RAUC, tar by hand and the floor, in alternating runs. Needs root and a quiet machine.
+    Stage {
+        /// Prints one JSON object for each row of the table.
+        #[arg(long)]
+        json: bool,
+        /// Runs of each tool.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        runs: u8,
+        /// Only this case.
+        #[arg(long)]
+        case: Option<bench::Case>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -51,6 +70,10 @@ fn main() -> ExitCode {
         Verb::Setup => setup(),
         Verb::Demo => packages::ensure().and_then(|()| demo::run()),
         Verb::Test { tier, names } => test::run(&tier, &names),
+        Verb::Bench(BenchVerb::Stage { json, runs, case }) => {
+            let cases = case.map_or(vec![bench::Case::One, bench::Case::Node], |case| vec![case]);
+            bench::stage(&cases, usize::from(runs), json)
+        }
         Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
         Verb::Lab(LabVerb::Down) => lab::down(),

@@ -42,9 +42,13 @@ pub const PACKAGES: &[&str] = &[
 /// # Errors
 /// When `dpkg-query` is not there: this is not Debian.
 pub fn missing() -> Result<Vec<&'static str>> {
+    missing_of(PACKAGES)
+}
+
+fn missing_of(wanted: &[&'static str]) -> Result<Vec<&'static str>> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES)
+        .args(wanted)
         .output();
     let Ok(output) = output else {
         bail!("dpkg-query is not here: the lab needs Debian 12 or a derivative of it");
@@ -54,7 +58,7 @@ pub fn missing() -> Result<Vec<&'static str>> {
         .lines()
         .filter_map(|line| line.strip_suffix(" installed"))
         .collect();
-    Ok(PACKAGES
+    Ok(wanted
         .iter()
         .copied()
         .filter(|name| !there.contains(name))
@@ -66,7 +70,15 @@ pub fn missing() -> Result<Vec<&'static str>> {
 /// # Errors
 /// When something is missing that we may not install, with the line to type; or when apt fails.
 pub fn ensure() -> Result<()> {
-    let missing = missing()?;
+    ensure_these(PACKAGES)
+}
+
+/// Installs what is missing of `wanted`.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_these(wanted: &[&'static str]) -> Result<()> {
+    let missing = missing_of(wanted)?;
     if missing.is_empty() {
         return Ok(());
     }
