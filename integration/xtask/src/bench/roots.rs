@@ -10,10 +10,10 @@ const DOMAINS: [(&str, &str); 4] = [
     (
         "dom0",
         "systemd-sysv,udev,kmod,linux-image-amd64,xen-utils-4.17,xenstore-utils,xen-hypervisor-4.17-amd64,e2fsprogs,iproute2,\
-         openssh-server,lvm2,tcpdump,vim-nox",
+         openssh-server,qemu-system-x86",
     ),
     ("web", "systemd-sysv,nginx-light"),
-    ("db", "systemd-sysv,postgresql-15"),
+    ("db", "systemd-sysv,redis-server,python3"),
     ("net", "systemd-sysv,iproute2,nftables,dnsmasq-base"),
 ];
 
