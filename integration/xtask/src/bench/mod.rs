@@ -43,7 +43,7 @@ impl Case {
 }
 
 /// The packages that only the benchmark needs.
-const PACKAGES: &[&str] = &["rauc", "dbus-daemon", "dbus-bin"];
+const PACKAGES: &[&str] = &["rauc", "squashfs-tools", "dbus-daemon", "dbus-bin"];
 
 /// Measures `cases` in `runs` alternating runs and prints the table, or one JSON object for each of its rows.
 ///

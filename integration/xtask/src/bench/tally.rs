@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// Names, the root's own not counted.
+    /// Names, and one for each root.
     pub(super) entries: u64,
     /// Bytes of all regular files by name.
     pub(super) bytes: u64,
@@ -23,6 +23,7 @@ pub(super) fn of(slots: &[PathBuf], mountpoint: &Path) -> Result<Tally> {
     let mut tally = Tally::default();
     for slot in slots {
         let mounted = Mounted::read_only(slot, mountpoint)?;
+        tally.entries += 1;
         count(mountpoint, mountpoint, &mut tally)?;
         let images = mountpoint.join("var/lib/xupg/images");
         if images.exists() {
@@ -30,6 +31,7 @@ pub(super) fn of(slots: &[PathBuf], mountpoint: &Path) -> Result<Tally> {
             fs::create_dir_all(&inner)?;
             for image in fs::read_dir(images)? {
                 let mounted = Mounted::read_only(&image?.path(), &inner)?;
+                tally.entries += 1;
                 count(&inner, &inner, &mut tally)?;
                 mounted.unmount()?;
             }
