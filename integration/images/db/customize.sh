@@ -7,3 +7,9 @@ chown -R 0:0 "$root/etc" "$root/usr/lib/xupg-lab" "$root/var/lib/db"
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 ln -sfn /etc/systemd/system/db-serve.service "$root/etc/systemd/system/multi-user.target.wants/db-serve.service"
 echo db >"$root/etc/hostname"
+
+# A PV guest whose initramfs has loaded all drivers there are, with devtmpfs for its device nodes.
+for unit in systemd-modules-load.service kmod-static-nodes.service systemd-tmpfiles-setup-dev.service; do
+	ln -sfn /dev/null "$root/etc/systemd/system/$unit"
+done
+rm -f "$root"/usr/lib/systemd/system-generators/*
