@@ -48,16 +48,6 @@ pub fn run() -> Result<()> {
     })?;
     timeline.step("web and db are alive as 1.0", || settled(&mut node, "1.0"))?;
 
-    let plain = timeline.step("plain reboot of the node, for comparison", || {
-        downtime(&mut node, "1.0", |node| {
-            let line = "xl shutdown -a -w >/dev/null; systemctl reboot";
-            let mark = node.machine.console_mark();
-            // The reboot may cut the connection before the answer.
-            drop(node.machine.ssh().try_run(line, APPLY));
-            node.wait_until_up(mark)
-        })
-    })?;
-
     node.offer(&[&new])?;
     let bundle = new
         .file_name()
@@ -98,6 +88,15 @@ pub fn run() -> Result<()> {
             "not in slot A: {status:#}"
         );
         Ok(())
+    })?;
+    let plain = timeline.step("plain reboot of the node, for comparison", || {
+        downtime(&mut node, "1.0", |node| {
+            let line = "xl shutdown -a -w >/dev/null; systemctl reboot";
+            let mark = node.machine.console_mark();
+            // The reboot may cut the connection before the answer.
+            drop(node.machine.ssh().try_run(line, APPLY));
+            node.wait_until_up(mark)
+        })
     })?;
     report(&timeline, &plain, &upgrade, &rollback);
     Ok(())

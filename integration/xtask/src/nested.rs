@@ -158,8 +158,7 @@ impl Node {
         ensure!(dom0.trim() == version, "dom0 is {dom0}");
         for domain in ["web", "db"] {
             let wanted = format!("{domain}: alive, release {version}");
-            self.consoles
-                .wait_for(domain, &wanted, Duration::from_secs(180))?;
+            self.consoles.wait_for(domain, &wanted, BOOT)?;
         }
         Ok(())
     }
