@@ -1,6 +1,8 @@
 //! `cargo xtask demo`: the main job on real Xen, told step by step, and checked.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -168,19 +170,34 @@ fn watched(node: &mut Node, work: impl FnOnce(&mut Node) -> Result<()>) -> Resul
     })
 }
 
+/// One connection for as long as the node is up: a handshake each time would cost it more than the
+/// look itself.
 fn show_xenstore(ssh: &Ssh, over: &AtomicBool) {
     let mut shown = BTreeMap::new();
     while !over.load(Ordering::Relaxed) {
-        // While the node reboots there is nobody to ask.
-        let said = ssh.try_run("xenstore-ls -f /tool/xupg", Duration::from_secs(20));
-        for line in said.map(|said| said.stdout).unwrap_or_default().lines() {
-            let Some((key, value)) = line.split_once(" = ") else {
+        let mut looks = ssh.command();
+        looks.arg("for i in 1 2 3 4 5 6 7 8 9 10; do xenstore-ls -f /tool/xupg; sleep 2; done");
+        looks
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let Ok(mut child) = looks.spawn() else { return };
+        for line in child
+            .stdout
+            .take()
+            .map(BufReader::new)
+            .into_iter()
+            .flat_map(BufRead::lines)
+        {
+            let Some((key, value)) = line.as_deref().unwrap_or_default().split_once(" = ") else {
                 continue;
             };
             if shown.insert(key.to_owned(), value.to_owned()).as_deref() != Some(value) {
                 progress::say(format_args!("  {key} = {value}"));
             }
         }
+        // It has ended, or the node went down: while it reboots there is nobody to ask.
+        let _ = child.wait();
         std::thread::sleep(Duration::from_secs(2));
     }
 }

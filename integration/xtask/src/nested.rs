@@ -105,21 +105,25 @@ impl Node {
         let deadline = Instant::now() + patience;
         let mut told = Instant::now();
         loop {
-            let status = self.status()?;
-            if wanted(&status) {
-                return Ok(status);
+            // A busy node may let a connection wait too long; the deadline is what counts.
+            let status = self.status();
+            if let Ok(status) = &status
+                && wanted(status)
+            {
+                return Ok(status.clone());
             }
             if Instant::now() >= deadline {
+                let status = status?;
                 bail!("not {what} after {} s: {status:#}", patience.as_secs());
             }
             if told.elapsed() > Duration::from_secs(20) {
                 told = Instant::now();
-                progress::say(format_args!(
-                    "  waiting until {what}; now {}",
-                    status["state"]
-                ));
+                let state =
+                    status.map_or_else(|error| error.to_string(), |s| s["state"].to_string());
+                progress::say(format_args!("  waiting until {what}; now {state}"));
             }
-            std::thread::sleep(Duration::from_secs(1));
+            // Each look is an ssh handshake, and dom0 has better things to do.
+            std::thread::sleep(Duration::from_secs(5));
         }
     }
 
