@@ -90,18 +90,30 @@ impl Consoles {
     /// # Errors
     /// When it does not within `patience`; with the last that it said.
     pub fn wait_for(&self, domain: &str, text: &str, patience: Duration) -> Result<String> {
+        self.wait_for_all(domain, &[text], patience)
+    }
+
+    /// As [`Consoles::wait_for`], for a line with all of `texts` in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_for_all(&self, domain: &str, texts: &[&str], patience: Duration) -> Result<String> {
         let deadline = Instant::now() + patience;
         // Its clock shows whole seconds.
         let from = SystemTime::now() - Duration::from_secs(1);
         loop {
             let lines = self.lines(domain);
-            let fresh = |line: &&Line| line.at >= from && line.text.contains(text);
+            let fresh =
+                |line: &&Line| line.at >= from && texts.iter().all(|text| line.text.contains(text));
             if let Some(line) = lines.iter().find(fresh) {
                 return Ok(line.text.clone());
             }
             if Instant::now() >= deadline {
                 let last = lines.last().map_or("nothing", |line| line.text.as_str());
-                bail!("`{domain}` does not say `{text}`; it last said `{last}`");
+                bail!(
+                    "`{domain}` does not say `{}`; it last said `{last}`",
+                    texts.join("..")
+                );
             }
             thread::sleep(Duration::from_millis(200));
         }
