@@ -12,7 +12,7 @@ mod upgrade;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::progress;
 use play::Play;
@@ -103,17 +103,23 @@ impl Ended {
 /// Runs the tests whose name, or whose story's, contains one of `names`; all without names.
 ///
 /// # Errors
-/// When what they have in common cannot be made.
+/// When there is no such test, or what they have in common cannot be made.
 pub fn run(names: &[String]) -> Result<Vec<Ended>> {
+    let chosen: Vec<_> = STORIES
+        .into_iter()
+        .map(|story| (story, wanted(story, names)))
+        .filter(|(_, tests)| !tests.is_empty())
+        .collect();
+    ensure!(
+        !chosen.is_empty(),
+        "no scenario's name contains {}",
+        names.join(" or ")
+    );
     let stand = Stand::set_up()?;
-    let mut ended = Vec::new();
-    for story in STORIES {
-        let tests = wanted(story, names);
-        if !tests.is_empty() {
-            ended.extend(tell(&stand, story, &tests));
-        }
-    }
-    Ok(ended)
+    Ok(chosen
+        .into_iter()
+        .flat_map(|(story, tests)| tell(&stand, story, &tests))
+        .collect())
 }
 
 /// The tests of `story` to run: with those that they need.
