@@ -1,12 +1,13 @@
 //! `cargo xtask lab ...`: one node that keeps running, for a developer to play with.
 
-use crate::images::release::{Parts, Release};
+use crate::bundles::Factory;
+use crate::command::{command, run};
 use crate::keys::Keys;
 use crate::node::machine::Machine;
 use crate::node::qmp::Qmp;
-use crate::node::scaffold_disk;
 use crate::node::ssh::Ssh;
 use crate::node::state::NodeState;
+use crate::product::Product;
 use crate::{paths, progress};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 /// A first boot under emulation on a busy machine takes minutes.
 const BOOT: Duration = Duration::from_secs(600);
 
-/// Boots the lab's node, as it was left, or a new one with release 1.0 in both slots when there is none.
+/// Boots the lab's node, as it was left, or a new one with release 1.0 when there is none.
 ///
 /// # Errors
 /// When one is running already, or it does not come up.
@@ -31,12 +32,14 @@ pub fn up() -> Result<()> {
     let state = match NodeState::open(&dir) {
         Ok(state) => state,
         Err(_) => {
-            let parts = Parts::ensure(&keys)?;
-            let trees = Release::new("1.0", "1.0").trees(&parts)?;
-            progress::step("making the node's disk", || {
-                NodeState::with_flash(&dir, &keys.ovmf_vars(), |flash| {
-                    scaffold_disk::make(flash, &trees, &trees)
-                })
+            let factory = Factory::ensure()?;
+            let disk = progress::step("installing 1.0 on an empty disk", || {
+                factory.disk(&factory.good("1.0")?)
+            })?;
+            // A copy: the cache forgets the disk when the product changes, this node stays.
+            NodeState::with_flash(&dir, &keys.ovmf_vars(), |flash| {
+                run(command("cp", ["--sparse=always"]).arg(&disk).arg(flash))?;
+                Ok(())
             })?
         }
     };
@@ -64,6 +67,41 @@ pub fn ssh(line: &[String]) -> Result<()> {
     let mut ssh = Ssh::new(&keys.ssh(), running.ssh_port).command();
     Err(ssh.args(line).exec()).context("cannot start ssh")
 }
+
+/// Builds the product's programs and puts them into the running node: `xupg` into dom0 at once, the agent into each domU, which
+/// is shut down and started again for it. The slot then differs from the release that it was staged from.
+///
+/// # Errors
+/// When no node is running, the build fails, or a domU does not shut down.
+pub fn sync() -> Result<()> {
+    let running = Running::load()?;
+    let keys = Keys::ensure()?;
+    let node = Ssh::new(&keys.ssh(), running.ssh_port);
+    let product = progress::step("building xupg and its agent", Product::build)?;
+    progress::step("xupg into dom0", || {
+        node.put("/usr/sbin/xupg", &fs::read(&product.xupg)?, 0o755)
+    })?;
+    node.put("/run/xupg-agent", &fs::read(&product.agent)?, 0o755)?;
+    for domain in ["web", "db"] {
+        progress::step(&format!("the agent into {domain}"), || {
+            node.run(
+                &AGENT_INTO.replace("DOMAIN", domain),
+                Duration::from_secs(400),
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Run in dom0. A domU has no network: its image is changed while it is down.
+const AGENT_INTO: &str = "set -e
+was=0
+if xl domid DOMAIN >/dev/null 2>&1; then was=1; xl shutdown -w DOMAIN; fi
+mkdir -p /run/sync
+mount -t ext4 -o loop,nosuid,nodev,noexec /var/lib/xupg/images/DOMAIN.img /run/sync
+cp /run/xupg-agent /run/sync/usr/sbin/xupg-agent
+umount /run/sync
+if [ $was = 1 ]; then xl create /etc/xen/DOMAIN.cfg; fi";
 
 /// Shuts the node down and ends its QEMU; its disk stays.
 ///

@@ -2,8 +2,9 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xtask::bundles::Factory;
 use xtask::test::{self, Tier};
-use xtask::{bench, demo, images, keys, lab, packages, progress};
+use xtask::{bench, demo, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]
@@ -61,6 +62,8 @@ enum LabVerb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         line: Vec<String>,
     },
+    /// Builds the product's programs and puts them into the running node, without making images.
+    Sync,
     /// Shuts the node down; its disk stays.
     Down,
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         }
         Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
+        Verb::Lab(LabVerb::Sync) => lab::sync(),
         Verb::Lab(LabVerb::Down) => lab::down(),
     };
     match result {
@@ -89,11 +93,10 @@ fn main() -> ExitCode {
 
 fn setup() -> anyhow::Result<()> {
     packages::ensure()?;
-    let keys = keys::Keys::ensure()?;
-    let parts = images::release::Parts::ensure(&keys)?;
+    let factory = Factory::ensure()?;
     for version in ["1.0", "2.0"] {
-        let trees = images::release::Release::new(version, version).trees(&parts)?;
-        progress::say(format_args!("release {version}: {}", trees.display()));
+        let bundle = factory.good(version)?;
+        progress::say(format_args!("release {version}: {}", bundle.display()));
     }
     Ok(())
 }

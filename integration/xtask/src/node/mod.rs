@@ -4,6 +4,5 @@ pub mod booted;
 pub mod machine;
 pub mod qemu;
 pub mod qmp;
-pub mod scaffold_disk;
 pub mod ssh;
 pub mod state;
