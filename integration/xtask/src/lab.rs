@@ -111,8 +111,13 @@ pub fn down() -> Result<()> {
     let running = Running::load()?;
     let keys = Keys::ensure()?;
     let node = Ssh::new(&keys.ssh(), running.ssh_port);
-    // An orderly end when dom0 still listens; QEMU ends with it.
-    let asked = node.try_run("systemctl poweroff", Duration::from_secs(60));
+    // An orderly end when dom0 still listens; QEMU ends with it. Without domUs there is nothing for xendomains to save.
+    let asked = progress::step("shutting down", || {
+        node.try_run(
+            "timeout 120 xl shutdown -a -w; systemctl poweroff",
+            Duration::from_secs(180),
+        )
+    });
     let deadline = Instant::now() + Duration::from_secs(if asked.is_ok() { 180 } else { 0 });
     while let Ok(mut qmp) = Qmp::connect(&running.monitor, Instant::now()) {
         if Instant::now() >= deadline {
