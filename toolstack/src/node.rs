@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -89,11 +90,17 @@ impl Node {
         Ok(config)
     }
 
-    /// The slot this system booted from, as `xupg.slot=` on dom0's kernel command line says.
+    /// The slot that is live: the one whose partition is mounted at `/`. The kernel command line
+    /// (`xupg.slot=`) says which one the firmware chose, and an initramfs that finds another
+    /// release there than its own may have taken the other; so it counts only for a folder that
+    /// stands for a node.
     ///
     /// # Errors
-    /// [`Kind::Refused`] where the command line names no slot.
+    /// [`Kind::Refused`] where the root is no slot.
     pub fn booted(&self) -> Result<Slot> {
+        if self.is_live() {
+            return self.mounted_slot();
+        }
         let path = self.path("/proc/cmdline");
         let line = fs::read_to_string(&path)
             .or_failed(|| format!("reading the kernel command line {}", path.display()))?;
@@ -102,7 +109,25 @@ impl Node {
             .find_map(|word| word.strip_prefix("xupg.slot="))
             .and_then(|letter| letter.parse().ok())
             .ok_or_else(|| {
-                Error::refused("dom0's kernel command line has no `xupg.slot=a` or `xupg.slot=b`")
+                Error::refused("the kernel command line has no `xupg.slot=a` or `xupg.slot=b`")
+            })
+    }
+
+    fn mounted_slot(&self) -> Result<Slot> {
+        let doing = || "looking for the partition that is mounted at /".to_owned();
+        let device = fs::metadata("/").or_failed(doing)?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let uevent = format!("/sys/dev/block/{major}:{minor}/uevent");
+        let facts = fs::read_to_string(&uevent).unwrap_or_default();
+        let label = facts
+            .lines()
+            .find_map(|line| line.strip_prefix("PARTNAME="));
+        Slot::ALL
+            .into_iter()
+            .find(|slot| label == Some(slot.partition_label()))
+            .ok_or_else(|| {
+                Error::refused("it is neither `xupg-a` nor `xupg-b`")
+                    .doing(doing())
                     .hint("is this dom0 booted from a slot?")
             })
     }
