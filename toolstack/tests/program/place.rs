@@ -8,20 +8,20 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 /// The node, and the vendor's workshop beside it.
-pub struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 /// How a run of `xupg` ended.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Place {
     /// A node that runs release 1.0 from slot A.
-    pub fn installed() -> Self {
+    pub(crate) fn installed() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests mount file systems: run them as root"
@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// What a boot of `slot` would lay out around the disk.
-    pub fn boot(&self, slot: &str) {
+    pub(crate) fn boot(&self, slot: &str) {
         for folder in [
             "proc",
             "run",
@@ -96,12 +96,12 @@ impl Place {
     }
 
     /// A path of the workshop; `node/...` is the node.
-    pub fn path(&self, relative: &str) -> PathBuf {
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
     }
 
     /// Mounts a partition of the node's disk for a look.
-    pub fn look_into(&self, label: &str, look: impl FnOnce(&Path)) {
+    pub(crate) fn look_into(&self, label: &str, look: impl FnOnce(&Path)) {
         let part = xupg::disk::find(&self.path("node/disk.img"), label).unwrap();
         let target = self.path("look");
         fs::create_dir_all(&target).unwrap();
@@ -119,7 +119,7 @@ impl Place {
     }
 
     /// Runs `xupg ARGUMENTS` on the node.
-    pub fn xupg(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn xupg(&self, arguments: &[&str]) -> Ran {
         let root = self.path("node");
         let mut all = vec!["--root", root.to_str().unwrap()];
         all.extend(arguments);
@@ -127,14 +127,14 @@ impl Place {
     }
 
     /// `xupg status --json` of the node.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let ran = self.xupg(&["status", "--json"]);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         serde_json::from_str(&ran.stdout).unwrap()
     }
 
     /// Runs `xupg ARGUMENTS` in the workshop.
-    pub fn run_here(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run_here(&self, arguments: &[&str]) -> Ran {
         let output = self
             .command(arguments)
             .stdin(Stdio::null())
@@ -144,7 +144,7 @@ impl Place {
     }
 
     /// The command, in the workshop.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xupg"));
         command
             .args(arguments)
@@ -154,7 +154,7 @@ impl Place {
     }
 
     /// Makes the bundle of a release, for dom0 and `web`, signed by `signer`; its name.
-    pub fn bundle(&self, release: &str, signer: &str, change: impl FnOnce(&mut Value)) -> String {
+    pub(crate) fn bundle(&self, release: &str, signer: &str, change: impl FnOnce(&mut Value)) -> String {
         let dom0 = self.path(&format!("dom0-{release}"));
         for (name, text) in [
             ("usr/lib/xupg/boot/xen.efi", format!("MZ {release}")),
@@ -222,7 +222,7 @@ impl Place {
 
 impl Ran {
     /// What `output` says.
-    pub fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
