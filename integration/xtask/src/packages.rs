@@ -32,6 +32,10 @@ pub const PACKAGES: &[&str] = &[
     "qemu-utils",
     "ovmf",
     "openssh-client",
+    // to look at what was unpacked
+    "acl",
+    "attr",
+    "libcap2-bin",
     // a real xenstored for the tests that need no Xen
     "xen-utils-4.17",
     "xenstore-utils",

@@ -154,7 +154,12 @@ impl Place {
     }
 
     /// Makes the bundle of a release, for dom0 and `web`, signed by `signer`; its name.
-    pub(crate) fn bundle(&self, release: &str, signer: &str, change: impl FnOnce(&mut Value)) -> String {
+    pub(crate) fn bundle(
+        &self,
+        release: &str,
+        signer: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> String {
         let dom0 = self.path(&format!("dom0-{release}"));
         for (name, text) in [
             ("usr/lib/xupg/boot/xen.efi", format!("MZ {release}")),
