@@ -40,6 +40,14 @@ const MAX_LINE: usize = 2 << 20;
 /// Bytes of all names and values of one entry's extended attributes.
 pub const MAX_XATTR_BYTES: usize = 256 << 10;
 
+/// Whether an entry's attributes give it file capabilities, which are privilege like set-user-id:
+/// [`crate::manifest::Allow::setuid`] covers both.
+pub(crate) fn has_capability<N: AsRef<[u8]>, V>(xattrs: &[(N, V)]) -> bool {
+    xattrs
+        .iter()
+        .any(|(name, _)| name.as_ref() == b"security.capability")
+}
+
 /// One entry of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

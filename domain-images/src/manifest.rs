@@ -114,7 +114,8 @@ pub struct Allow {
     pub devices: bool,
     /// Named pipes.
     pub fifos: bool,
-    /// Files with the set-user-id or set-group-id bit.
+    /// Files with privilege of their own: the set-user-id or set-group-id bit, or file capabilities
+    /// (`security.capability`).
     pub setuid: bool,
 }
 

@@ -323,6 +323,14 @@ fn kinds(lab: &Lab) -> Vec<Row> {
             "set-user-id",
         ),
         (
+            "file capabilities",
+            one(pax(
+                &[(b"SCHILY.xattr.security.capability", &[1, 0, 0, 2])],
+                &file(b"x"),
+            )),
+            "no file capabilities",
+        ),
+        (
             "contiguous file",
             one(header(b"x", b'7', 0, 0o644, b"")),
             "not one of the format",

@@ -348,6 +348,10 @@ fn what_a_node_would_refuse_is_not_built() {
         ("mkfifo f", "fifo"),
         ("touch s && chmod 4755 s", "set-user-id"),
         (
+            "touch s && setcap cap_net_raw+ep s",
+            "has file capabilities",
+        ),
+        (
             "touch a && tar -P --transform s,a,../a, -cf t.tar ./ a",
             "shortest form",
         ),

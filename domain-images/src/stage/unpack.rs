@@ -14,6 +14,7 @@ use super::partial::{self, PartialFile};
 use super::progress::Stopped;
 use super::target::Target;
 use super::whiteout::is_whiteout;
+use crate::filelist::has_capability;
 use crate::manifest::{Frame, Part};
 use crate::tree::{Links, Metadata, Parents, name};
 
@@ -133,7 +134,7 @@ impl Unpacker<'_> {
             .write(at, data)
             .map_err(|error| self.entry_problem(&file.path, error))?;
         if whole && let Ok(file_again) = file.file.try_clone() {
-            self.target.wrote(file_again);
+            self.target.wrote(file_again, file.stored);
         }
         Ok(())
     }
@@ -193,6 +194,9 @@ impl Unpacker<'_> {
             TarKind::Fifo if !allow.fifos => Some("the manifest allows no fifos"),
             TarKind::File(_) if entry.mode & 0o6000 != 0 && !allow.setuid => {
                 Some("the manifest allows no set-user-id or set-group-id files")
+            }
+            TarKind::File(_) if has_capability(&entry.xattrs) && !allow.setuid => {
+                Some("the manifest allows no file capabilities")
             }
             _ => None,
         }
@@ -268,7 +272,7 @@ impl Unpacker<'_> {
         let have = content.data.len() as u64;
         if have == content.stored {
             metadata(entry).set_fd(file.as_fd(), clear)?;
-            self.target.wrote(file);
+            self.target.wrote(file, have);
             return Ok(None);
         }
         let own = |pair: &(&[u8], &[u8])| (pair.0.to_vec(), pair.1.to_vec());

@@ -13,7 +13,7 @@ use super::header::{Stored, encode};
 use super::item::{Content, Item, Opened};
 use super::spec::{Owners, PayloadSpec};
 use super::{CreateError, CreateEvent, Options, table, tarball, walk};
-use crate::filelist::{self, Kind, Mtime, path_order};
+use crate::filelist::{self, Entry, Kind, Mtime, has_capability, path_order};
 use crate::manifest::{Allow, Mode, Part, Payload};
 
 /// A payload in two temporary files, list and stream.
@@ -124,7 +124,7 @@ fn adjust(
     settle_links(items)?;
     for at in 0..items.len() {
         let entry = &items[at].entry;
-        check_allowed(item_kind(&entry.kind), entry.mode, spec.allow)
+        check_allowed(entry, spec.allow)
             .and_then(|()| entry.check().map_err(|bad| bad.to_string()))
             .and_then(|()| check_parent(items, at, spec.mode))
             .map_err(|reason| CreateError::Entry {
@@ -209,12 +209,15 @@ fn item_kind(kind: &Kind) -> Sort {
     }
 }
 
-fn check_allowed(sort: Sort, mode: u32, allow: Allow) -> Result<(), String> {
-    let what = match sort {
+fn check_allowed(entry: &Entry, allow: Allow) -> Result<(), String> {
+    let what = match item_kind(&entry.kind) {
         Sort::Device if !allow.devices => "is a device; allow.devices",
         Sort::Fifo if !allow.fifos => "is a fifo; allow.fifos",
-        Sort::File if mode & 0o6000 != 0 && !allow.setuid => {
+        Sort::File if entry.mode & 0o6000 != 0 && !allow.setuid => {
             "is set-user-id or set-group-id; allow.setuid"
+        }
+        Sort::File if has_capability(&entry.xattrs) && !allow.setuid => {
+            "has file capabilities; allow.setuid"
         }
         _ => return Ok(()),
     };
