@@ -42,23 +42,18 @@ fn main() -> Result<(), Box<dyn Error>> {
                 active_root: "/".into(),
                 seal: seal == "sealed",
             };
-            write_release(bundle, &target, &Seals)?.finish()?;
+            write_release(bundle, &target, &Silent)?.finish()?;
             Ok(())
         }
         _ => Err("see the head of examples/bench.rs".into()),
     }
 }
 
-/// Says only what the seal has cost.
-struct Seals;
+/// Nobody watches.
+struct Silent;
 
-impl StageObserver for Seals {
-    fn event(&self, event: Event<'_>) {
-        if let Event::Sealed { domain, sealed } = event {
-            let seconds = sealed.duration.as_secs_f64();
-            eprintln!("{domain}: {} bytes sealed in {seconds:.2} s", sealed.bytes);
-        }
-    }
+impl StageObserver for Silent {
+    fn event(&self, _: Event<'_>) {}
 
     fn before_overlay(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Err("a measured bundle has no overlay payload".into())

@@ -9,6 +9,8 @@ mod resign;
 mod verify;
 
 pub use create::{BundleSpec, CreateError, CreateEvent, create};
+#[cfg(feature = "fuzzing")]
+pub(crate) use frame::fuzz_frame;
 pub use frame::{CheckedFrame, Decoder, FrameError, UncheckedFrame, WINDOW_LOG_MAX};
 pub use inspect::{PayloadSummary, SignerSummary, Summary};
 pub use read::{Bundle, PayloadReader, ReadError};

@@ -5,6 +5,8 @@
 pub mod bundle;
 pub mod filelist;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod image;
 pub mod manifest;
 pub mod preserve;

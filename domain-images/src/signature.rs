@@ -86,6 +86,19 @@ impl SignatureError {
     }
 }
 
+/// See [`crate::fuzzing::signature`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_parts(bytes: &[u8]) {
+    // Each signer becomes a message of its own, which is taken apart again like any other.
+    for signer in cms_parts::split(bytes).into_iter().flatten().flatten() {
+        let again = cms_parts::split(&signer.message).map(|signers| signers.len());
+        assert!(
+            again == Ok(1),
+            "a signer's own message has not exactly one signer: {again:?}"
+        );
+    }
+}
+
 #[cfg(test)]
 #[path = "signature/tests.rs"]
 mod tests;

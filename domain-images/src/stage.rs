@@ -121,6 +121,9 @@ pub fn write_release<R: Read + Send>(
     conductor::run(bundle, target, &plan, observer).map_err(Error::Failed)
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use entry::fuzz_tar;
+
 /// Where the image `path` (absolute in its root) lies under `root`.
 fn under(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))

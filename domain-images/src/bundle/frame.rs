@@ -159,3 +159,40 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let four = bytes.get(at..at + 4)?;
     Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
 }
+
+/// See [`crate::fuzzing::frame`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_frame(input: &[u8]) {
+    let (Some(claimed), Some(kind)) = (word(input, 0), input.get(4)) else {
+        return;
+    };
+    let bytes = input[5..].to_vec();
+    let list = kind & 1 == 1;
+    let frame = Frame {
+        packed: bytes.len() as u32,
+        // The manifest's check lets no more through; some more shows that the decoder refuses too.
+        unpacked: claimed % (limits::FRAME_UNPACKED + 4096),
+        sha256: Digest::of(&bytes),
+        part: if list { Part::List } else { Part::Files },
+        continues: None,
+    };
+    let unchecked = UncheckedFrame {
+        bytes,
+        frame,
+        index: 0,
+    };
+    let (Ok(frame), Ok(mut decoder)) = (unchecked.check(), Decoder::new()) else {
+        return;
+    };
+    if list {
+        let _ = frame.list_piece();
+        return;
+    }
+    let mut out = Vec::new();
+    if decoder.decode(&frame, &mut out).is_ok() {
+        assert!(
+            out.len() == frame.frame().unpacked as usize,
+            "a frame decodes to another size than the signed one"
+        );
+    }
+}

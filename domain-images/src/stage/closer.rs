@@ -21,8 +21,8 @@ use crate::manifest::Payload;
 use crate::seal::{self, OwnFiles, Scope};
 use crate::tree::Metadata;
 
-/// How often written files are sent to the disk while the CPU is busy.
-const WRITE_BACK: Duration = Duration::from_millis(10);
+/// How often what is dirty is sent to the disk while the CPU is busy.
+const WRITE_BACK: Duration = Duration::from_millis(300);
 
 /// A payload whose frames are all handed out.
 pub(super) struct Closing<'a> {
@@ -121,7 +121,7 @@ fn complete(target: Arc<Target<'_>>, list: &ListFile) -> Result<(), Problem> {
             .map_err(|error| Problem::entry(target.domain(), &entry.path, error))
     })?;
     target
-        .flush()
+        .write_back()
         .map_err(Problem::io(format!("flush {}", target.domain())))?;
     release(target);
     Ok(())
@@ -182,7 +182,10 @@ impl WriteBack {
                 return;
             }
             for target in fault.targets() {
-                target.write_back();
+                if let Err(error) = target.write_back() {
+                    // The last flush, whose result counts, will say it again.
+                    tracing::debug!(%error, domain = target.domain(), "early write-back failed");
+                }
             }
         }
     }

@@ -307,3 +307,47 @@ fn link<'a>(header: &'a tar::Header, pax: &Pax<'a>) -> Found<Cow<'a, [u8]>> {
     }
     Ok(target)
 }
+
+/// See [`crate::fuzzing::tar`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_tar(tar: &[u8]) {
+    // As a frame that begins with an entry, and as one that begins inside a file.
+    for left in [None, Some(BLOCK as u64)] {
+        let mut entries = match left.map(|left| Entries::after(tar, left)) {
+            None => Entries::new(tar),
+            Some(Ok((_, entries))) => entries,
+            Some(Err(_)) => continue,
+        };
+        while let Ok(Some(entry)) = entries.next() {
+            assert!(is_normal_path(&entry.path), "a path that may lead out");
+            assert!(entry.mode <= 0o7777, "a mode of more than twelve bits");
+            match entry.kind {
+                TarKind::HardLink(target) => {
+                    assert!(is_normal_path(&target), "a hard link that may lead out");
+                }
+                TarKind::File(file) => fuzz_file(&file),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+fn fuzz_file(file: &TarFile<'_>) {
+    assert!(file.data.len() as u64 <= file.stored, "data of the next");
+    let Some(map) = &file.map else {
+        assert!(file.size == file.stored, "a file without holes has holes");
+        return;
+    };
+    let mut placed = 0;
+    let done = sparse::place(map, 0, file.data, |at, piece| {
+        placed += piece.len();
+        let end = at.checked_add(piece.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= file.size),
+            "data behind its end"
+        );
+        Ok::<(), ()>(())
+    });
+    assert!(done.is_ok() && placed == file.data.len(), "data are lost");
+}

@@ -8,6 +8,7 @@ pub mod command;
 pub mod consoles;
 pub mod demo;
 pub mod efi_vars;
+pub mod fuzz;
 pub mod images;
 pub mod keys;
 pub mod lab;

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::bundles::Factory;
 use xtask::test::{self, Tier};
-use xtask::{bench, demo, lab, packages, progress};
+use xtask::{bench, demo, fuzz, lab, packages, progress};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Verb {
     Setup,
     /// Upgrades a real Xen node in QEMU, and takes it back.
     Demo,
-    /// Runs the tests: format, layers, lints, programs, and scenarios on nested Xen.
+    /// Runs the tests: format, layers, lints, programs, fuzz targets, and scenarios on nested Xen.
     Test {
         /// Only this tier; may be given more than once.
         #[arg(long)]
@@ -30,6 +30,12 @@ enum Verb {
         all: bool,
         /// Only the scenarios whose name, or whose story's name, contains one of these.
         names: Vec<String>,
+    },
+    /// Runs the fuzz targets of domain-images: a fixed number of inputs, always the same seed.
+    Fuzz {
+        /// Inputs for each target; the slow ones get an eighth or a quarter.
+        #[arg(long, default_value_t = fuzz::ITERATIONS)]
+        iterations: u64,
     },
     /// Measures xupg beside what people use instead.
     #[command(subcommand)]
@@ -76,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup(),
         Verb::Demo => packages::ensure().and_then(|()| demo::run()),
         Verb::Test { tier, all, names } => test::run(&tier, all, &names),
+        Verb::Fuzz { iterations } => fuzz::run(iterations),
         Verb::Bench(BenchVerb::Stage { json, runs, case }) => {
             let cases = case.map_or(vec![bench::Case::One, bench::Case::Node], |case| vec![case]);
             bench::stage(&cases, usize::from(runs), json)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::fuzz::{self, Fuzzer};
 use crate::scenarios::{self, Ended};
 use crate::{command, packages, paths, progress};
 
@@ -23,6 +24,8 @@ pub enum Tier {
     Lints,
     /// All that needs no Xen: units, programs on images, a real xenstored.
     Programs,
+    /// Coverage-guided fuzz targets, a fixed number of inputs each.
+    Fuzz,
     /// Nested Xen: the scenarios.
     Nested,
 }
@@ -48,6 +51,7 @@ pub fn run(tiers: &[Tier], all_scenarios: bool, names: &[String]) -> Result<()> 
         Tier::Layers,
         Tier::Lints,
         Tier::Programs,
+        Tier::Fuzz,
         Tier::Nested,
     ];
     let wanted = |tier: &Tier| match (tiers, names) {
@@ -65,6 +69,7 @@ pub fn run(tiers: &[Tier], all_scenarios: bool, names: &[String]) -> Result<()> 
                 cargo(&[&lints[..], &["--", "-D", "warnings"]].concat())
             }),
             Tier::Programs => tally.programs(),
+            Tier::Fuzz => tally.fuzz(),
             Tier::Nested if names.is_empty() && !all_scenarios => {
                 tally.nested(&scenarios::SEEN_TO_PASS.map(str::to_owned));
             }
@@ -104,6 +109,20 @@ impl Tally {
             self.failed.push(ended.name.clone());
         }
         self.took.push((ended.name, ended.took));
+    }
+
+    /// Every target is a test, and so is that the engine finds a bug at all.
+    fn fuzz(&mut self) {
+        let fuzzer = match Fuzzer::build() {
+            Ok(fuzzer) => fuzzer,
+            Err(error) => return self.one("fuzz", || Err(error)),
+        };
+        self.one("fuzz: a planted bug is found", || fuzzer.finds_the_trap());
+        for (target, share) in fuzz::TARGETS {
+            self.one(&format!("fuzz: {target}"), || {
+                fuzzer.run(target, fuzz::ITERATIONS / share)
+            });
+        }
     }
 
     fn nested(&mut self, names: &[String]) {

@@ -1,0 +1,43 @@
+//! All targets in one program, so that one link is enough; `XUPG_FUZZ_TARGET` names the one to run.
+//! `cargo xtask fuzz` builds and runs it.
+#![no_main]
+
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use xupg_images::fuzzing;
+
+static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
+
+fn chosen() -> fn(&[u8]) {
+    let name = std::env::var("XUPG_FUZZ_TARGET").unwrap_or_default();
+    match name.as_str() {
+        "manifest" => fuzzing::manifest,
+        "bundle" => fuzzing::bundle,
+        "signature" => fuzzing::signature,
+        "frame" => fuzzing::frame,
+        "file_list" => fuzzing::file_list,
+        "tar" => fuzzing::tar,
+        "trap" => trap,
+        _ => {
+            eprintln!("XUPG_FUZZ_TARGET names no target: `{name}`");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// A bug to be found, by which the engine shows that coverage guides it. Letter after letter is a
+/// branch of its own, so each one that is right is a step that guessing blindly does not take.
+///
+/// # Panics
+/// For bytes that begin with `trap`.
+fn trap(bytes: &[u8]) {
+    let letter = |at: usize, right: u8| bytes.get(at) == Some(&right);
+    if letter(0, b't') && letter(1, b'r') && letter(2, b'a') && letter(3, b'p') {
+        panic!("the trap is found");
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    TARGET.get_or_init(chosen)(bytes);
+});
