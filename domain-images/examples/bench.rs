@@ -42,18 +42,23 @@ fn main() -> Result<(), Box<dyn Error>> {
                 active_root: "/".into(),
                 seal: seal == "sealed",
             };
-            write_release(bundle, &target, &Silent)?.finish()?;
+            write_release(bundle, &target, &Seals)?.finish()?;
             Ok(())
         }
         _ => Err("see the head of examples/bench.rs".into()),
     }
 }
 
-/// Nobody watches.
-struct Silent;
+/// Says only what the seal has cost.
+struct Seals;
 
-impl StageObserver for Silent {
-    fn event(&self, _: Event<'_>) {}
+impl StageObserver for Seals {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Sealed { domain, sealed } = event {
+            let seconds = sealed.duration.as_secs_f64();
+            eprintln!("{domain}: {} bytes sealed in {seconds:.2} s", sealed.bytes);
+        }
+    }
 
     fn before_overlay(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Err("a measured bundle has no overlay payload".into())

@@ -21,8 +21,8 @@ use crate::manifest::Payload;
 use crate::seal::{self, OwnFiles, Scope};
 use crate::tree::Metadata;
 
-/// How often what is dirty is sent to the disk while the CPU is busy.
-const WRITE_BACK: Duration = Duration::from_millis(300);
+/// How often written files are sent to the disk while the CPU is busy.
+const WRITE_BACK: Duration = Duration::from_millis(10);
 
 /// A payload whose frames are all handed out.
 pub(super) struct Closing<'a> {
@@ -121,7 +121,7 @@ fn complete(target: Arc<Target<'_>>, list: &ListFile) -> Result<(), Problem> {
             .map_err(|error| Problem::entry(target.domain(), &entry.path, error))
     })?;
     target
-        .write_back()
+        .flush()
         .map_err(Problem::io(format!("flush {}", target.domain())))?;
     release(target);
     Ok(())
@@ -182,10 +182,7 @@ impl WriteBack {
                 return;
             }
             for target in fault.targets() {
-                if let Err(error) = target.write_back() {
-                    // The last flush, whose result counts, will say it again.
-                    tracing::debug!(%error, domain = target.domain(), "early write-back failed");
-                }
+                target.write_back();
             }
         }
     }

@@ -4,15 +4,15 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::Advice;
+
 use super::error::Problem;
 use super::progress::{Progress, Stopped};
 use crate::manifest::{Mode, Part, Payload};
 use crate::tree::{Parents, Root};
 
-/// Written files that wait until their pages are clean and can be dropped from the page cache.
+/// Written files that are kept open at most, until they are on the disk and out of the page cache.
 const WRITTEN_KEPT: usize = 256;
-/// Files below this many bytes are not worth two more system calls.
-const WORTH_DROPPING: u64 = 64 << 10;
 
 /// One payload's target, shared by all workers.
 pub(super) struct Target<'a> {
@@ -25,7 +25,7 @@ pub(super) struct Target<'a> {
     data: AtomicU64,
     /// Decoded bytes so far, for whoever watches.
     pub(super) unpacked: AtomicU64,
-    written: Mutex<Vec<File>>,
+    written: Mutex<Written>,
     /// One for each worker. They are the target's, and end with it: an open directory would keep its
     /// file system from being unmounted.
     parents: Vec<Mutex<Parents>>,
@@ -42,7 +42,7 @@ impl<'a> Target<'a> {
             entries: AtomicU64::new(0),
             data: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
-            written: Mutex::new(Vec::new()),
+            written: Mutex::default(),
             parents: (0..workers).map(|_| Mutex::default()).collect(),
         }
     }
@@ -123,28 +123,61 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Hands over a finished file of `bytes` to be dropped from the page cache once it is clean.
-    pub(super) fn wrote(&self, file: File, bytes: u64) {
-        if bytes >= WORTH_DROPPING {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if written.len() < WRITTEN_KEPT {
-                written.push(file);
-            }
+    /// Hands over a finished file, to be sent to the disk and then dropped from the page cache.
+    pub(super) fn wrote(&self, file: File) {
+        let mut written = self.written();
+        // What is too much goes with the last flush.
+        if written.new.len() + written.sent.len() + written.busy < WRITTEN_KEPT {
+            written.new.push(file);
         }
     }
 
-    /// Starts writing what is dirty and drops what is clean: the disk works while the CPU decodes,
-    /// and the page cache stays small.
-    pub(super) fn write_back(&self) -> Result<(), rustix::io::Errno> {
-        let written = {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *written)
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what was written since the last call to the disk, without waiting, and drops what was
+    /// sent then: the disk works while the CPU decodes, and the page cache stays small. Only content:
+    /// directories and inodes change until the end, and are written once.
+    pub(super) fn write_back(&self) {
+        let (new, sent) = {
+            let mut written = self.written();
+            let (new, sent) = (
+                std::mem::take(&mut written.new),
+                std::mem::take(&mut written.sent),
+            );
+            written.busy = new.len() + sent.len();
+            (new, sent)
         };
-        rustix::fs::syncfs(self.root.fd())?;
-        for file in written {
-            // Advice; where it does not help, memory is what it costs.
-            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        // Advice: it begins to write what is dirty, and drops what is clean.
+        for file in new.iter().chain(&sent) {
+            if let Err(error) = rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
+                tracing::debug!(%error, domain = self.domain(), "the page cache keeps a file");
+            }
         }
+        drop(sent);
+        let mut written = self.written();
+        written.sent.extend(new);
+        written.busy = 0;
+    }
+
+    /// Writes everything to the disk and waits for it.
+    pub(super) fn flush(&self) -> Result<(), rustix::io::Errno> {
+        rustix::fs::syncfs(self.root.fd())?;
+        let mut written = self.written();
+        written.new.clear();
+        written.sent.clear();
         Ok(())
     }
+}
+
+/// Finished files on their way to the disk.
+#[derive(Default)]
+struct Written {
+    /// Not sent yet.
+    new: Vec<File>,
+    /// Sent, and maybe there.
+    sent: Vec<File>,
+    /// How many are being sent or dropped right now.
+    busy: usize,
 }

@@ -134,7 +134,7 @@ impl Unpacker<'_> {
             .write(at, data)
             .map_err(|error| self.entry_problem(&file.path, error))?;
         if whole && let Ok(file_again) = file.file.try_clone() {
-            self.target.wrote(file_again, file.stored);
+            self.target.wrote(file_again);
         }
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Unpacker<'_> {
         let have = content.data.len() as u64;
         if have == content.stored {
             metadata(entry).set_fd(file.as_fd(), clear)?;
-            self.target.wrote(file, have);
+            self.target.wrote(file);
             return Ok(None);
         }
         let own = |pair: &(&[u8], &[u8])| (pair.0.to_vec(), pair.1.to_vec());
