@@ -250,7 +250,10 @@ fn stop_domus(
                         stop.shutdown_s
                     ))
                     .doing(format!("shutting `{domain}` down"))
-                    .hint("the policy `destroy` in the release would end it"));
+                    .hint(format!(
+                        "`{domain}` may still be going down: `xl list` shows it, `xl create` starts \
+                         it again. With the policy `destroy` the upgrade would go on without it"
+                    )));
                 }
                 OnTimeout::Destroy => {
                     ports

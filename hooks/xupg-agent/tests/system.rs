@@ -95,7 +95,12 @@ fn the_busybox_script_becomes_the_agent() {
 /// systemd's own judgement. Programs that are not installed here are no fault of the unit.
 #[test]
 fn systemd_understands_the_units() {
-    for unit in ["xupg-agent.service", "xupg-boot.service"] {
+    for unit in [
+        "xupg-agent.service",
+        "xupg-boot.service",
+        "xupg-overdue.service",
+        "xupg-overdue.timer",
+    ] {
         let output = Command::new("systemd-analyze")
             .args(["verify", "--man=no"])
             .arg(system(unit))

@@ -70,19 +70,21 @@ impl Product {
     pub fn release(&self, keys: &Keys, name: &str, version: &str) -> Result<Release> {
         let system = paths::repo().join("hooks/system");
         let wants = "/etc/systemd/system/multi-user.target.wants";
-        Ok(Release::new(name, version)
+        let units = [
+            ("xupg-boot.service", "multi-user"),
+            ("xupg-overdue.service", "emergency"),
+            ("xupg-overdue.timer", "sysinit"),
+        ];
+        let mut release = Release::new(name, version);
+        for (unit, target) in units {
+            let installed = format!("/usr/lib/systemd/system/{unit}");
+            let wanted = format!("/etc/systemd/system/{target}.target.wants/{unit}");
+            release = release
+                .with_copy("dom0", &installed, &system.join(unit), 0o644)?
+                .with_link("dom0", &wanted, &installed);
+        }
+        Ok(release
             .with_copy("dom0", "/usr/sbin/xupg", &self.xupg, 0o755)?
-            .with_copy(
-                "dom0",
-                "/usr/lib/systemd/system/xupg-boot.service",
-                &system.join("xupg-boot.service"),
-                0o644,
-            )?
-            .with_link(
-                "dom0",
-                &format!("{wants}/xupg-boot.service"),
-                "/usr/lib/systemd/system/xupg-boot.service",
-            )
             .with_copy(
                 "dom0",
                 "/etc/xupg/trust/release-ca.pem",

@@ -20,7 +20,7 @@ use crate::journal::{Journal, JournalFile, Phase, Reason, Verdict};
 use crate::node::{Node, NodeLock};
 use crate::observe;
 use crate::plan::{self, Plan, Request};
-use crate::ports::{Ports, Power};
+use crate::ports::{BootControl, Ports, Power};
 use crate::power::InitPower;
 use crate::report::{Event, SCHEMA};
 use crate::slot::Slot;
@@ -77,6 +77,10 @@ pub(super) struct Boot {
     /// shutdown, or a failure, after which the node goes back.
     #[arg(long)]
     ended: bool,
+    /// Instead: the boot has not come as far as this in time, or has stopped on its way (emergency
+    /// mode, no xenstored). A trial that nobody judges goes back; any other boot is left alone.
+    #[arg(long, conflicts_with = "ended")]
+    overdue: bool,
 }
 
 /// Everything real that a change of the node works with.
@@ -346,7 +350,17 @@ pub(super) fn rollback(node: &Node, global: &Global) -> Result<()> {
 
 pub(super) fn boot(verb: &Boot, node: &Node, global: &Global) -> Result<()> {
     if verb.ended {
-        return end_trial_without_verdict(node);
+        let file = JournalFile::in_directory(&node.state_directory());
+        let journal = file.load()?;
+        return end_trial_without_verdict(
+            node,
+            &file,
+            journal,
+            "`xupg boot` ended without a verdict",
+        );
+    }
+    if verb.overdue {
+        return end_overdue_trial(node);
     }
     let mut live = Live::open(node, global)?;
     let booted = live.booted;
@@ -371,9 +385,12 @@ pub(super) fn boot(verb: &Boot, node: &Node, global: &Global) -> Result<()> {
 }
 
 /// A trial whose judge is gone. Without the lock: nobody else changes a node that is on trial.
-fn end_trial_without_verdict(node: &Node) -> Result<()> {
-    let file = JournalFile::in_directory(&node.state_directory());
-    let mut journal = file.load()?;
+fn end_trial_without_verdict(
+    node: &Node,
+    file: &JournalFile,
+    mut journal: Journal,
+    why: &str,
+) -> Result<()> {
     let booted = node.booted()?;
     // Also one that is given up already: the reboot that should have followed has failed.
     if journal.judge_boot(booted) != state::Boot::Trial {
@@ -390,11 +407,33 @@ fn end_trial_without_verdict(node: &Node) -> Result<()> {
     }
     journal.give_up(Reason {
         domain: Some("dom0".to_owned()),
-        message: "`xupg boot` ended without a verdict".to_owned(),
+        message: why.to_owned(),
         release_at_fault: true,
     });
     file.save(&journal)?;
     power.reboot()
+}
+
+/// A trial whose judge has never begun: the new dom0 hangs, or is in emergency mode.
+fn end_overdue_trial(node: &Node) -> Result<()> {
+    let _lock = match node.lock() {
+        // It is being judged, and that has deadlines of its own.
+        Err(error) if error.kind() == Kind::Busy => return Ok(()),
+        other => other?,
+    };
+    let file = JournalFile::in_directory(&node.state_directory());
+    match file.load() {
+        Ok(journal) => {
+            let why = "the new dom0 has not come as far as `xupg boot`";
+            end_trial_without_verdict(node, &file, journal, why)
+        }
+        // Without the state partition the firmware still knows: what it would not boot by itself
+        // is a trial. That it never came up is what the next boot will say.
+        Err(error) => match observe::boot_control(node)?.next()? {
+            Some(default) if default != node.booted()? => InitPower::of(node).reboot(),
+            _ => Err(error),
+        },
+    }
 }
 
 fn now() -> u64 {

@@ -72,6 +72,73 @@ fn a_release_is_staged_verified_switched_to_and_thrown_away() {
 }
 
 #[test]
+fn a_trial_that_nobody_judges_goes_back_and_says_why() {
+    for (how, words) in [
+        ("--overdue", "has not come as far as `xupg boot`"),
+        ("--ended", "ended without a verdict"),
+    ] {
+        let place = Place::installed();
+        let bundle = place.bundle("2.0", "vendor", |_| {});
+        place.comes_up_in("a");
+        assert_eq!(place.xupg(&["stage", &bundle]).code, 0);
+        assert_eq!(place.xupg(&["switch"]).code, 0);
+        let ran = place.xupg(&["boot", how]);
+        assert_eq!((ran.code, place.reboots()), (0, 0), "{how}: {}", ran.stderr);
+
+        place.comes_up_in("b");
+        let ran = place.xupg(&["boot", how]);
+        assert_eq!((ran.code, place.reboots()), (0, 1), "{how}: {}", ran.stderr);
+
+        place.comes_up_in("a");
+        // There is no Xen here, and so no domU comes up; the verdict is on record all the same.
+        place.xupg(&["boot"]);
+        let status = place.status();
+        let outcome = &status["last"]["outcome"];
+        assert_eq!(outcome["outcome"], "fell_back", "{how}: {status:#}");
+        assert_eq!(outcome["domain"], "dom0", "{how}: {status:#}");
+        let message = outcome["message"].as_str().unwrap();
+        assert!(message.contains(words), "{how}: {message}");
+        let ran = place.xupg(&["boot", how]);
+        assert_eq!((ran.code, place.reboots()), (0, 1), "{how}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn an_overdue_trial_goes_back_without_its_state_partition_too() {
+    let place = Place::installed();
+    let bundle = place.bundle("2.0", "vendor", |_| {});
+    place.comes_up_in("a");
+    assert_eq!(place.xupg(&["stage", &bundle]).code, 0);
+    assert_eq!(place.xupg(&["switch"]).code, 0);
+    let state = place.path("node/var/lib/xupg/state");
+    fs::rename(&state, place.path("unmounted")).unwrap();
+    fs::create_dir(&state).unwrap();
+
+    place.comes_up_in("b");
+    let ran = place.xupg(&["boot", "--overdue"]);
+    assert_eq!((ran.code, place.reboots()), (0, 1), "{}", ran.stderr);
+
+    // The default slot must not reboot for ever over it.
+    place.comes_up_in("a");
+    let ran = place.xupg(&["boot", "--overdue"]);
+    assert_eq!((ran.code, place.reboots()), (3, 1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("journal"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_trial_that_is_being_judged_is_not_overdue() {
+    let place = Place::installed();
+    let bundle = place.bundle("2.0", "vendor", |_| {});
+    assert_eq!(place.xupg(&["stage", &bundle]).code, 0);
+    assert_eq!(place.xupg(&["switch"]).code, 0);
+    place.comes_up_in("b");
+    let judge = fs::File::create(place.path("node/run/xupg.lock")).unwrap();
+    flock(&judge, FlockOperation::LockExclusive).unwrap();
+    let ran = place.xupg(&["boot", "--overdue"]);
+    assert_eq!((ran.code, place.reboots()), (0, 0), "{}", ran.stderr);
+}
+
+#[test]
 fn a_bundle_comes_through_a_pipe() {
     let place = Place::installed();
     let bundle = place.bundle("2.0", "vendor", |_| {});

@@ -2,6 +2,7 @@
 //! folders, a command line that says which slot is live.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -93,6 +94,34 @@ impl Place {
             );
         });
         fs::write(self.path("node/boot/efi/EFI/xupg/a/xen.efi"), "MZ 1.0").unwrap();
+    }
+
+    /// The firmware has taken `slot`, and it has come up.
+    pub(crate) fn comes_up_in(&self, slot: &str) {
+        let efivars = self.path("node/sys/firmware/efi/efivars");
+        for entry in fs::read_dir(efivars).unwrap() {
+            let path = entry.unwrap().path();
+            // One-shot: the firmware removes it before it boots.
+            if path
+                .file_name()
+                .unwrap()
+                .as_encoded_bytes()
+                .starts_with(b"BootNext-")
+            {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        let line = format!("quiet xupg.slot={slot}\n");
+        fs::write(self.path("node/proc/cmdline"), line).unwrap();
+        let reboot = self.path("node/sbin/reboot");
+        let script = format!("#!/bin/sh\necho >>{}\n", self.path("reboots").display());
+        fs::write(&reboot, script).unwrap();
+        fs::set_permissions(&reboot, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// How often the node was told to reboot since it came up.
+    pub(crate) fn reboots(&self) -> usize {
+        fs::read(self.path("reboots")).map_or(0, |lines| lines.len())
     }
 
     /// A path of the workshop; `node/...` is the node.

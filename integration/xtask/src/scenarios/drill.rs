@@ -24,7 +24,7 @@ pub(super) const GARBAGE: u32 = 3000;
 pub(super) fn terms() -> Terms {
     Terms {
         mandatory: [true, false],
-        health_s: 400,
+        health_s: 240,
         shutdown_s: 60,
         on_timeout: "destroy",
         ..Terms::default()

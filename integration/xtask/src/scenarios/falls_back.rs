@@ -44,6 +44,16 @@ pub(super) const DOM0_HOOK: Story = Story {
     }],
 };
 
+pub(super) const EMERGENCY: Story = Story {
+    name: "emergency",
+    start: Start::Staged,
+    chained: true,
+    tests: &[Test {
+        name: "the_node_falls_back_when_the_new_dom0_ends_in_emergency_mode",
+        run: emergency,
+    }],
+};
+
 pub(super) const DOMU_HOOK: Story = Story {
     name: "domu-hook",
     start: Start::Staged,
@@ -92,6 +102,26 @@ fn drill(play: &mut Play<'_>, faults: &str, culprit: &str, words: &str) -> Resul
         "a person is not told why:\n{shown}"
     );
     Ok(())
+}
+
+/// The staged dom0 waits for a file system that does not exist, and never comes as far as xupg.
+fn emergency(play: &mut Play<'_>) -> Result<()> {
+    let fstab = "PARTLABEL=nowhere /mnt ext4 x-systemd.device-timeout=5s 0 0";
+    play.node.run(&format!(
+        "set -e; mount -t ext4 /dev/disk/by-partlabel/xupg-b /mnt; \
+         echo '{fstab}' >>/mnt/etc/fstab; umount /mnt"
+    ))?;
+    let mark = play.node.machine.console_mark();
+    play.reboots("switch --reboot")?;
+    let status = play.is_back(mark)?;
+    ensure!(
+        play.node
+            .machine
+            .console_since(mark)
+            .contains("emergency mode"),
+        "the new dom0 has not got into emergency mode"
+    );
+    expect_fallback(&status, "dom0", "has not come as far as")
 }
 
 /// A small release around the boot image of one that goes wrong before it needs more.

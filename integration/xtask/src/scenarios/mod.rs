@@ -46,11 +46,12 @@ impl std::fmt::Debug for Test {
 }
 
 /// All of them.
-pub const STORIES: [&Story; 9] = [
+pub const STORIES: [&Story; 10] = [
     &upgrade::STORY,
     &falls_back::DOM0_PANICS,
     &falls_back::UNSIGNED,
     &falls_back::DOM0_HOOK,
+    &falls_back::EMERGENCY,
     &falls_back::DOMU_HOOK,
     &falls_back::DOMU_SILENT,
     &falls_back::DOMU_GARBAGE,
