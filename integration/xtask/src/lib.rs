@@ -18,5 +18,6 @@ pub mod packages;
 pub mod paths;
 pub mod product;
 pub mod progress;
+pub mod root;
 pub mod scenarios;
 pub mod test;

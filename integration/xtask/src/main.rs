@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::bundles::Factory;
 use xtask::test::{self, Tier};
-use xtask::{bench, demo, fuzz, lab, packages, progress};
+use xtask::{bench, demo, fuzz, lab, packages, progress, root};
 
 /// The lab: builds, demonstrates and tests xupg on a real, nested Xen.
 #[derive(Parser)]
@@ -78,7 +78,19 @@ enum LabVerb {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
+    let cli = Cli::parse();
+    let result = root::ensure().and_then(|()| run(cli.verb));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress::say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Setup => setup(),
         Verb::Demo => packages::ensure().and_then(|()| demo::run()),
         Verb::Test { tier, all, names } => test::run(&tier, all, &names),
@@ -91,13 +103,6 @@ fn main() -> ExitCode {
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
         Verb::Lab(LabVerb::Sync) => lab::sync(),
         Verb::Lab(LabVerb::Down) => lab::down(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            progress::say(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
     }
 }
 

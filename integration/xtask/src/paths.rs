@@ -10,11 +10,14 @@ pub fn repo() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-/// cargo's target directory: the one that this program was built in.
+/// cargo's target directory: the one it is told to use, or the one that this program was built in.
 ///
 /// # Errors
 /// When the program does not know where it is.
 pub fn target() -> Result<PathBuf> {
+    if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
+        return std::path::absolute(target).context("where is CARGO_TARGET_DIR?");
+    }
     let program = std::env::current_exe().context("where is this program?")?;
     // <target>/<profile>/xtask; a test has one directory more, but no test builds the product.
     let target = program.ancestors().nth(2).context("no target directory")?;
