@@ -9,6 +9,7 @@ pub mod format;
 pub mod fuzzing;
 pub mod image;
 pub mod manifest;
+mod pax;
 pub mod preserve;
 pub mod seal;
 pub mod signature;

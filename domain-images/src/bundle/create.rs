@@ -8,10 +8,12 @@
 mod frames;
 mod header;
 mod item;
+mod merged;
 mod pax;
 mod payload;
 pub mod spec;
 pub mod table;
+mod tar_stream;
 mod tarball;
 mod walk;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tar::EntryType;
 
 use super::item::{Content, Item};
-use super::{CreateError, CreateEvent, pax::Pax};
+use super::tar_stream::{Head, TarStream, unknown};
+use super::{CreateError, CreateEvent, merged};
 use crate::filelist::{Entry, Kind, Mtime, is_normal_path, path_order};
 use crate::manifest::Digest;
 
@@ -38,11 +39,16 @@ pub(super) fn scan(
     }
     let mut items = scan.items;
     items.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
+    merged::settle(&mut items).map_err(|(name, reason)| bad(path, &name, reason))?;
     if let Some(pair) = items
         .windows(2)
         .find(|p| p[0].entry.path == p[1].entry.path)
     {
-        return Err(bad(path, &pair[0].entry.path, "is there twice"));
+        return Err(bad(
+            path,
+            &pair[0].entry.path,
+            "is there twice, symbolic links followed",
+        ));
     }
     Ok(items)
 }
@@ -60,46 +66,36 @@ impl Scan {
         path: &Path,
         report: &mut dyn FnMut(CreateEvent<'_>),
     ) -> Result<(), CreateError> {
-        let failed = |error| CreateError::io("read", path, error);
-        let mut archive = tar::Archive::new(input);
-        for entry in archive.entries().map_err(failed)? {
-            let mut entry = entry.map_err(failed)?;
-            let kind = entry.header().entry_type();
-            if kind == EntryType::XGlobalHeader {
+        let mut stream = TarStream::new(input);
+        loop {
+            let item = match stream.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(head)) => self.item(head, &mut stream),
+                Err(why) => Err(why),
+            };
+            self.items.push(item.map_err(|why| match why {
+                Why::Io(error) => CreateError::io("read", path, error),
+                Why::Bad(reason) => bad(path, stream.name(), &reason),
+            })?);
+            if stream.take_skipped_global() {
                 report(CreateEvent::Skipped {
                     path,
                     reason: "a global pax header",
                 });
-                continue;
             }
-            let item = self.item(&mut entry, kind).map_err(|why| match why {
-                Why::Io(error) => failed(error),
-                Why::Bad(reason) => bad(path, &entry.path_bytes(), &reason),
-            })?;
-            self.items.push(item);
         }
-        Ok(())
     }
 
-    fn item<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        kind: EntryType,
-    ) -> Result<Item, Why> {
-        let pax = match entry.pax_extensions()? {
-            Some(records) => Pax::read(records)?,
-            None => Pax::default(),
-        };
-        let header = entry.header();
+    fn item(&mut self, head: Head, data: &mut impl Read) -> Result<Item, Why> {
+        let Head {
+            header,
+            name,
+            link,
+            pax,
+            old_map,
+        } = head;
         let narrow = |wide: u64| u32::try_from(wide).map_err(|_| Why::from("an id is too large"));
-        let name = pax
-            .sparse_name
-            .clone()
-            .unwrap_or_else(|| entry.path_bytes().into_owned());
-        let link = |entry: &tar::Entry<'_, R>| {
-            let link = entry.link_name_bytes().map(|link| link.into_owned());
-            link.ok_or(Why::from("a link without a target"))
-        };
+        let link = || link.ok_or(Why::from("a link without a target"));
         let device = || -> Result<(u32, u32), Why> {
             let missing = || Why::from("a device without numbers");
             Ok((
@@ -118,25 +114,30 @@ impl Scan {
         let mut listed = Entry {
             path: normal(&name)?,
             mode: header.mode()? & 0o7777,
-            uid: narrow(header.uid()?)?,
-            gid: narrow(header.gid()?)?,
+            uid: narrow(pax.uid.map_or_else(|| header.uid(), Ok)?)?,
+            gid: narrow(pax.gid.map_or_else(|| header.gid(), Ok)?)?,
             mtime,
             kind: Kind::Directory,
             xattrs: pax.xattrs,
         };
         let mut content = Content::None;
-        listed.kind = match kind {
+        listed.kind = match header.entry_type() {
+            // The oldest tars know no other sign of a directory.
+            EntryType::Regular if header.as_bytes()[156] == 0 && name.ends_with(b"/") => {
+                Kind::Directory
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let sparse = kind == EntryType::GNUSparse;
                 let offset = self.end;
-                let size = match pax.sparse_size {
-                    Some(size) => self.spool_mapped(entry, size)?,
-                    None => self.spool_plain(entry, sparse)?,
+                let sparse = old_map.is_some() || pax.sparse_size.is_some();
+                let size = match (old_map, pax.sparse_size) {
+                    (Some((map, size)), _) => self.spool_extents(data, &map, size)?,
+                    (None, Some(size)) => self.spool_mapped(data, size)?,
+                    (None, None) => self.spool_plain(data)?,
                 };
                 content = Content::Spool {
                     file: Arc::clone(&self.spool),
                     offset,
-                    sparse: sparse || pax.sparse_size.is_some(),
+                    sparse,
                 };
                 Kind::File {
                     size,
@@ -144,17 +145,12 @@ impl Scan {
                 }
             }
             EntryType::Directory => Kind::Directory,
-            EntryType::Symlink => Kind::Symlink(link(entry)?),
-            EntryType::Link => Kind::HardLink(normal(&link(entry)?)?),
+            EntryType::Symlink => Kind::Symlink(link()?),
+            EntryType::Link => Kind::HardLink(normal(&link()?)?),
             EntryType::Char => device().map(|(major, minor)| Kind::CharDevice(major, minor))?,
             EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
             EntryType::Fifo => Kind::Fifo,
-            other => {
-                return Err(Why::Bad(format!(
-                    "has the unknown type {:?}",
-                    other.as_byte()
-                )));
-            }
+            other => return Err(unknown(other)),
         };
         Ok(Item {
             entry: listed,
@@ -162,48 +158,39 @@ impl Scan {
         })
     }
 
-    /// Copies a content as it reads; of one that is said to be sparse, zeros become holes.
-    fn spool_plain(&mut self, content: &mut impl Read, sparse: bool) -> Result<u64, Why> {
-        let base = self.end;
-        let mut size = 0;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let got = read_full(content, &mut buffer)?;
-            for (at, block) in buffer[..got]
-                .chunks(if sparse { 4096 } else { 1 << 20 })
-                .enumerate()
-            {
-                if !sparse || block.iter().any(|b| *b != 0) {
-                    let at = at as u64 * 4096;
-                    self.spool.write_all_at(block, base + size + at)?;
-                }
-            }
-            size += got as u64;
-            if got < buffer.len() {
-                break;
-            }
-        }
+    fn spool_plain(&mut self, data: &mut impl Read) -> Result<u64, Why> {
+        let size = io::copy(data, &mut SpoolAt(&self.spool, self.end))?;
         self.reserve(size)?;
         Ok(size)
     }
 
     /// Copies a content of GNU format 1.0: a map in decimal lines, then the data.
-    fn spool_mapped(&mut self, content: &mut impl Read, size: u64) -> Result<u64, Why> {
-        let mut map = MapReader { content, read: 0 };
+    fn spool_mapped(&mut self, data: &mut impl Read, size: u64) -> Result<u64, Why> {
+        let mut map = MapReader { data, read: 0 };
         let count = map.number()?;
         let mut extents = Vec::new();
         for _ in 0..count {
             extents.push((map.number()?, map.number()?));
         }
         let padding = map.read.next_multiple_of(512) - map.read;
-        io::copy(&mut map.content.take(padding), &mut io::sink())?;
-        let base = self.end;
+        io::copy(&mut data.take(padding), &mut io::sink())?;
+        self.spool_extents(data, &extents, size)
+    }
+
+    fn spool_extents(
+        &mut self,
+        data: &mut impl Read,
+        extents: &[(u64, u64)],
+        size: u64,
+    ) -> Result<u64, Why> {
+        let mut last = 0;
         for (offset, length) in extents {
-            if offset.checked_add(length).is_none_or(|end| end > size) {
-                return Err("its sparse map lies outside the file".into());
-            }
-            let mut at = SpoolAt(&self.spool, base + offset);
-            if io::copy(&mut content.by_ref().take(length), &mut at)? != length {
+            let end = offset.checked_add(*length);
+            let end = end.filter(|end| *offset >= last && *end <= size);
+            last = end.ok_or("its sparse map lies outside the file, or is out of order")?;
+            let at = self.end.checked_add(*offset).ok_or("it is too large")?;
+            let mut at = SpoolAt(&self.spool, at);
+            if io::copy(&mut data.take(*length), &mut at)? != *length {
                 return Err("its data are cut off".into());
             }
         }
@@ -236,7 +223,7 @@ impl io::Write for SpoolAt<'_> {
 }
 
 struct MapReader<'a, R> {
-    content: &'a mut R,
+    data: &'a mut R,
     read: u64,
 }
 
@@ -245,7 +232,7 @@ impl<R: Read> MapReader<'_, R> {
         let mut number: u64 = 0;
         loop {
             let mut byte = [0];
-            self.content.read_exact(&mut byte)?;
+            self.data.read_exact(&mut byte)?;
             self.read += 1;
             number = match byte[0] {
                 b'\n' => return Ok(number),
@@ -267,7 +254,10 @@ pub(super) enum Why {
 
 impl From<io::Error> for Why {
     fn from(error: io::Error) -> Self {
-        Self::Io(error)
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => "is cut off".into(),
+            _ => Self::Io(error),
+        }
     }
 }
 
@@ -288,6 +278,9 @@ fn bad(tarball: &Path, path: &[u8], reason: &str) -> CreateError {
 /// tarball that needs `..` says something its maker did not mean.
 fn normal(name: &[u8]) -> Result<Vec<u8>, Why> {
     let mut name = name;
+    if name.is_empty() {
+        return Err("has no name".into());
+    }
     while let Some(rest) = name.strip_prefix(b"./") {
         name = rest;
     }
@@ -300,15 +293,4 @@ fn normal(name: &[u8]) -> Result<Vec<u8>, Why> {
     } else {
         Err("its path is not relative and in shortest form".into())
     }
-}
-
-fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..])? {
-            0 => break,
-            got => filled += got,
-        }
-    }
-    Ok(filled)
 }
