@@ -39,7 +39,7 @@ pub struct Terms {
     /// Whether `web` and `db` are mandatory.
     pub mandatory: [bool; 2],
     /// Seconds that `web` and `db` get to report good.
-    pub health_s: u32,
+    pub health_s: [u32; 2],
     /// Seconds that they get to shut down.
     pub shutdown_s: u32,
     /// `fail` or `destroy`.
@@ -54,7 +54,7 @@ impl Default for Terms {
             compatible: COMPATIBLE.to_owned(),
             floor: "1.0".to_owned(),
             mandatory: [true, true],
-            health_s: 300,
+            health_s: [300, 300],
             shutdown_s: 90,
             on_timeout: "fail",
             db_bytes: DB_MIB << 20,
@@ -103,7 +103,7 @@ impl Factory {
                 "config": format!("/etc/xen/{name}.cfg"), "order": order,
                 "mandatory": terms.mandatory[index], "quiesce_s": 20,
                 "shutdown_s": terms.shutdown_s, "on_timeout": terms.on_timeout,
-                "health_s": terms.health_s,
+                "health_s": terms.health_s[index],
             })
         };
         let allow = json!({ "setuid": true, "devices": true, "fifos": true });

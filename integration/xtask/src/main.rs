@@ -25,9 +25,6 @@ enum Verb {
         /// Only this tier; may be given more than once.
         #[arg(long)]
         tier: Vec<Tier>,
-        /// Every scenario, not only those that have been seen to pass on an emulated machine.
-        #[arg(long, conflicts_with = "names")]
-        all: bool,
         /// Only the scenarios whose name, or whose story's name, contains one of these.
         names: Vec<String>,
     },
@@ -93,7 +90,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Setup => setup(),
         Verb::Demo => packages::ensure().and_then(|()| demo::run()),
-        Verb::Test { tier, all, names } => test::run(&tier, all, &names),
+        Verb::Test { tier, names } => test::run(&tier, &names),
         Verb::Fuzz { iterations } => fuzz::run(iterations),
         Verb::Bench(BenchVerb::Stage { json, runs, case }) => {
             let cases = case.map_or(vec![bench::Case::One, bench::Case::Node], |case| vec![case]);

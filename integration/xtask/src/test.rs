@@ -38,13 +38,12 @@ struct Tally {
     took: Vec<(String, Duration)>,
 }
 
-/// Runs the tiers (all when none is named). Without names the scenarios are those of
-/// [`scenarios::SEEN_TO_PASS`], or all. Names choose among scenarios, see
+/// Runs the tiers (all when none is named). Names choose among scenarios, see
 /// [`scenarios::run`]; with names and no tier only scenarios run.
 ///
 /// # Errors
 /// When a test fails, or packages are missing that may not be installed.
-pub fn run(tiers: &[Tier], all_scenarios: bool, names: &[String]) -> Result<()> {
+pub fn run(tiers: &[Tier], names: &[String]) -> Result<()> {
     progress::step("packages", packages::ensure)?;
     let all = [
         Tier::Format,
@@ -70,9 +69,6 @@ pub fn run(tiers: &[Tier], all_scenarios: bool, names: &[String]) -> Result<()> 
             }),
             Tier::Programs => tally.programs(),
             Tier::Fuzz => tally.fuzz(),
-            Tier::Nested if names.is_empty() && !all_scenarios => {
-                tally.nested(&scenarios::SEEN_TO_PASS.map(str::to_owned));
-            }
             Tier::Nested => tally.nested(names),
         }
     }

@@ -18,13 +18,14 @@ pub(super) const VERSION: &str = "2.0";
 pub(super) const FILE: &str = "/var/lib/xupg/state/drill";
 
 /// Garbage that a guest writes before it goes on.
-pub(super) const GARBAGE: u32 = 3000;
+pub(super) const GARBAGE: u32 = 2000;
 
 /// `web` is mandatory, `db` is not; whoever ignores its shutdown is destroyed.
 pub(super) fn terms() -> Terms {
     Terms {
         mandatory: [true, false],
-        health_s: 240,
+        // web is silent in one scenario, which takes that long; db is slow in another.
+        health_s: [120, 300],
         shutdown_s: 60,
         on_timeout: "destroy",
         ..Terms::default()
@@ -96,7 +97,7 @@ for word in $(cat /proc/cmdline); do
 done
 probe=/usr/lib/xupg-lab/guest-probe
 case $drill in *,rights,*) $probe rights >/dev/console 2>&1 ;; esac
-case $drill in *,garbage,*) $probe garbage 3000 >/dev/console 2>&1 ;; esac
+case $drill in *,garbage,*) $probe garbage 2000 >/dev/console 2>&1 ;; esac
 case $drill in *,no-agent,*) exec sleep 1000000 ;; esac
 exec "$@"
 "#;

@@ -69,17 +69,7 @@ pub(super) const DOMU_SILENT: Story = Story {
     start: Start::Staged,
     chained: true,
     tests: &[Test {
-        name: "the_node_falls_back_when_a_mandatory_domu_never_reports",
-        run: |play| drill(play, "web no-agent", "web", "has not reported good"),
-    }],
-};
-
-pub(super) const DOMU_GARBAGE: Story = Story {
-    name: "domu-garbage",
-    start: Start::Staged,
-    chained: true,
-    tests: &[Test {
-        name: "the_node_falls_back_when_a_mandatory_domu_reports_garbage",
+        name: "the_node_falls_back_when_a_mandatory_domu_never_reports_anything_but_garbage",
         run: |play| drill(play, "web garbage,no-agent", "web", "has not reported good"),
     }],
 };
