@@ -1,9 +1,6 @@
 //! The node's disk: its GUID partition table.
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
@@ -48,43 +45,4 @@ pub fn find(disk: &Path, label: &str) -> Result<Partition> {
             guid: entry.part_guid,
         })
         .ok_or_else(|| Error::refused("it has none of that name").doing(doing()))
-}
-
-/// The device node of partition `number` of a disk whose table has just been written; `None` for an
-/// image file, which has none.
-///
-/// # Errors
-/// Where the kernel does not take the new table, because something on the disk is in use.
-pub fn partition_node(disk: &Path, number: u32) -> Result<Option<PathBuf>> {
-    let doing = || format!("looking for partition {number} of {}", disk.display());
-    let disk = fs::canonicalize(disk).or_failed(doing)?;
-    if !fs::metadata(&disk)
-        .or_failed(doing)?
-        .file_type()
-        .is_block_device()
-    {
-        return Ok(None);
-    }
-    let status = Command::new("blockdev")
-        .arg("--rereadpt")
-        .arg(&disk)
-        .status()
-        .or_failed(doing)?;
-    if !status.success() {
-        return Err(
-            Error::failed("the kernel does not read the new partition table")
-                .doing(doing())
-                .hint("is something on this disk mounted?"),
-        );
-    }
-    let name = disk.file_name().unwrap_or_default();
-    let folder = Path::new("/sys/class/block").join(name);
-    for entry in fs::read_dir(&folder).or_failed(doing)? {
-        let entry = entry.or_failed(doing)?;
-        let found = fs::read_to_string(entry.path().join("partition"));
-        if found.is_ok_and(|text| text.trim() == number.to_string()) {
-            return Ok(Some(Path::new("/dev").join(entry.file_name())));
-        }
-    }
-    Err(Error::failed("the kernel shows no such partition").doing(doing()))
 }

@@ -17,7 +17,7 @@ use xupg_images::manifest::Manifest;
 use xupg_images::signature::TrustStore;
 use xupg_images::stage::{self, StageObserver, StageTarget, StagedRoot};
 
-use crate::disk::{self, Partition};
+use crate::disk::Partition;
 use crate::error::{Error, Kind, OrFailed, Result};
 use crate::node::{Node, NodeConfig, Region};
 use crate::ports::{StagedSlot, Stager};
@@ -173,17 +173,11 @@ impl NewSlot {
         bundle: VerifiedBundle,
         events: &dyn Fn(Event),
     ) -> Result<Box<dyn StagedSlot>> {
-        let region = match disk::partition_node(&self.device, self.partition.number)? {
-            Some(device) => Region {
-                device,
-                offset: 0,
-                bytes: None,
-            },
-            None => Region {
-                device: self.device,
-                offset: self.partition.offset,
-                bytes: Some(self.partition.bytes),
-            },
+        // Not through the partition's node: whether the kernel has read the new table or not.
+        let region = Region {
+            device: self.device,
+            offset: self.partition.offset,
+            bytes: Some(self.partition.bytes),
         };
         let target = target(region, self.mountpoint, PathBuf::from("/nonexistent"));
         let mut nothing_to_lay_over = || {

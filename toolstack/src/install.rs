@@ -1,8 +1,8 @@
 //! Lays out an empty disk, or a disk image file, from a bundle: the way every node begins.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +10,7 @@ use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition_types;
+use rustix::fs::OFlags;
 
 use crate::boot::efi::EfiBoot;
 use crate::boot::esp::{Esp, IMAGE_IN_ROOT};
@@ -29,6 +30,15 @@ pub struct Layout {
     pub state_bytes: u64,
 }
 
+/// A disk, or the name of an image file, that may be laid out. Nothing has been written.
+#[derive(Debug)]
+pub struct EmptyDisk {
+    path: PathBuf,
+    layout: Layout,
+    bytes: u64,
+    slot_bytes: u64,
+}
+
 /// A partitioned disk whose slots are still empty.
 #[derive(Debug)]
 pub struct NewDisk {
@@ -37,62 +47,95 @@ pub struct NewDisk {
 
 const MIB: u64 = 1 << 20;
 
-/// Writes the partition table, the file systems of ESP and state partition.
-///
-/// # Errors
-/// [`crate::error::Kind::Refused`] where the disk is not empty and `force` is not given.
-pub fn lay_out(path: &Path, layout: Layout, force: bool) -> Result<NewDisk> {
-    let bytes = open_empty(path, layout, force)?;
-    let doing = || format!("writing the partition table of {}", path.display());
-    let mut device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .or_failed(doing)?;
-    let sectors = u32::try_from(bytes / disk::BLOCK - 1).unwrap_or(u32::MAX);
-    ProtectiveMBR::with_lb_size(sectors)
-        .overwrite_lba0(&mut device)
-        .or_failed(doing)?;
-    let mut table = GptConfig::new()
-        .writable(true)
-        .logical_block_size(LogicalBlockSize::Lb512)
-        .create_from_device(device, None)
-        .or_failed(doing)?;
-    let fixed = layout.esp_bytes + layout.state_bytes + 4 * MIB;
-    let slot_bytes = bytes.saturating_sub(fixed) / 2 / MIB * MIB;
-    if slot_bytes < 64 * MIB {
-        return Err(
-            Error::refused(format!("{bytes} bytes are too few for two slots")).doing(doing()),
-        );
+/// Runs beside the kernel's own: FAT and ext4 are made without mounting.
+const TOOLS: [&str; 5] = ["mformat", "mmd", "mcopy", "mtype", "mke2fs"];
+
+impl EmptyDisk {
+    /// Looks at what is to be laid out.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Refused`] where the disk is in use, too small, or not empty and
+    /// `force` is not given; where its blocks are not of 512 bytes; where a tool is missing.
+    pub fn find(path: &Path, layout: Layout, force: bool) -> Result<Self> {
+        for name in TOOLS {
+            if let Err(error) = Command::new(name).arg("-V").output() {
+                return Err(Error::refused(error)
+                    .doing(format!("looking for the program `{name}`"))
+                    .hint("install needs e2fsprogs and mtools"));
+            }
+        }
+        let bytes = match (path.exists(), layout.disk_bytes) {
+            (false, Some(bytes)) => bytes,
+            _ => size_of_empty(path, force)
+                .doing(|| format!("looking at the disk {}", path.display()))?,
+        };
+        let fixed = layout.esp_bytes + layout.state_bytes + 4 * MIB;
+        let slot_bytes = bytes.saturating_sub(fixed) / 2 / MIB * MIB;
+        if slot_bytes < 64 * MIB {
+            return Err(Error::refused(format!(
+                "{} MiB are too few for ESP, state partition and two slots",
+                bytes / MIB
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            layout,
+            bytes,
+            slot_bytes,
+        })
     }
-    for (label, size, kind) in [
-        ("ESP", layout.esp_bytes, partition_types::EFI),
-        (
-            Slot::A.partition_label(),
+
+    /// Writes the partition table and the file system of the ESP; makes the image file.
+    ///
+    /// # Errors
+    /// Where a write or a tool fails.
+    pub fn lay_out(self) -> Result<NewDisk> {
+        let Self {
+            path,
+            layout,
+            bytes,
             slot_bytes,
-            partition_types::LINUX_FS,
-        ),
-        (
-            Slot::B.partition_label(),
-            slot_bytes,
-            partition_types::LINUX_FS,
-        ),
-        ("xupg-state", layout.state_bytes, partition_types::LINUX_FS),
-    ] {
-        table
-            .add_partition(label, size, kind, 0, Some(MIB / disk::BLOCK))
+        } = self;
+        let doing = || format!("writing the partition table of {}", path.display());
+        let mut device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(layout.disk_bytes.is_some())
+            .truncate(false)
+            .open(&path)
             .or_failed(doing)?;
+        if layout.disk_bytes.is_some() && device.metadata().or_failed(doing)?.len() == 0 {
+            device.set_len(bytes).or_failed(doing)?;
+        }
+        let sectors = u32::try_from(bytes / disk::BLOCK - 1).unwrap_or(u32::MAX);
+        ProtectiveMBR::with_lb_size(sectors)
+            .overwrite_lba0(&mut device)
+            .or_failed(doing)?;
+        let mut table = GptConfig::new()
+            .writable(true)
+            .logical_block_size(LogicalBlockSize::Lb512)
+            .create_from_device(device, None)
+            .or_failed(doing)?;
+        let linux = || partition_types::LINUX_FS;
+        for (label, size, kind) in [
+            ("ESP", layout.esp_bytes, partition_types::EFI),
+            (Slot::A.partition_label(), slot_bytes, linux()),
+            (Slot::B.partition_label(), slot_bytes, linux()),
+            ("xupg-state", layout.state_bytes, linux()),
+        ] {
+            table
+                .add_partition(label, size, kind, 0, Some(MIB / disk::BLOCK))
+                .or_failed(doing)?;
+        }
+        table
+            .write()
+            .or_failed(doing)?
+            .sync_all()
+            .or_failed(doing)?;
+        let disk = NewDisk { path };
+        disk.make_esp()?;
+        Ok(disk)
     }
-    table
-        .write()
-        .or_failed(doing)?
-        .sync_all()
-        .or_failed(doing)?;
-    let disk = NewDisk {
-        path: path.to_owned(),
-    };
-    disk.make_esp()?;
-    Ok(disk)
 }
 
 impl NewDisk {
@@ -244,30 +287,40 @@ pub fn copy_node_files(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that `path` is an empty disk, makes the image file if asked; its size in bytes.
-fn open_empty(path: &Path, layout: Layout, force: bool) -> Result<u64> {
-    let doing = || format!("opening {}", path.display());
-    if let (false, Some(bytes)) = (path.exists(), layout.disk_bytes) {
-        let file = File::create_new(path).or_failed(doing)?;
-        file.set_len(bytes).or_failed(doing)?;
-        return Ok(bytes);
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .or_failed(doing)?;
-    let kind = file.metadata().or_failed(doing)?.file_type();
+/// The size in bytes of a disk or file that nobody uses and, unless `force` is given, that begins
+/// with nothing but zeros.
+fn size_of_empty(path: &Path, force: bool) -> Result<u64> {
+    let doing = || "opening it".to_owned();
+    let kind = fs::metadata(path).map_err(Error::refused)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        return Err(Error::refused("it is neither a disk nor a file").doing(doing()));
+        return Err(Error::refused("it is neither a disk nor a file"));
     }
-    let bytes = std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)).or_failed(doing)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if kind.is_block_device() {
+        // Exclusive: a disk of which anything is mounted, swapped to or mapped is busy.
+        options.custom_flags(OFlags::EXCL.bits().cast_signed());
+    }
+    let file = options.open(path).map_err(|error| match error.kind() {
+        ErrorKind::ResourceBusy => Error::refused("it is in use"),
+        _ => Error::refused(error),
+    })?;
+    if kind.is_block_device() {
+        let block = rustix::fs::ioctl_blksszget(&file).or_failed(doing)?;
+        if u64::from(block) != disk::BLOCK {
+            return Err(Error::refused(format!(
+                "its logical blocks are of {block} bytes; only {} are supported",
+                disk::BLOCK
+            )));
+        }
+    }
+    let bytes = (&file).seek(SeekFrom::End(0)).or_failed(doing)?;
     let mut head = vec![0; usize::try_from(MIB.min(bytes)).unwrap_or(0)];
     file.read_exact_at(&mut head, 0).or_failed(doing)?;
     if head.iter().any(|byte| *byte != 0) && !force {
-        return Err(Error::refused("the disk is not empty")
-            .doing(doing())
-            .hint("`--force` overwrites what is there"));
+        return Err(
+            Error::refused("the disk is not empty").hint("`--force` overwrites what is there")
+        );
     }
     Ok(bytes)
 }
@@ -276,13 +329,7 @@ fn open_empty(path: &Path, layout: Layout, force: bool) -> Result<u64> {
 fn tool(command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     tracing::debug!(?command, "running");
-    let output = match command.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::refused(format!("there is no `{name}`"))
-                .hint("install needs e2fsprogs and mtools"));
-        }
-        other => other.or_failed(|| format!("running {name}"))?,
-    };
+    let output = command.output().or_failed(|| format!("running {name}"))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -6,8 +6,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -48,26 +49,30 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Attaches `file`, or a region of it, to a free loop device.
+    /// Attaches `file`, or a region of it, to a free loop device. A disk counts as a file.
     ///
     /// # Errors
     /// `losetup` fails: no free device, or not root.
     pub fn attach(file: &Path, options: LoopOptions) -> Result<Self, ImageError> {
         let region = options.region;
         let about = fs::metadata(file).map_err(ImageError::io("look at", file))?;
-        if !about.is_file() {
+        if !about.is_file() && !about.file_type().is_block_device() {
             return Err(ImageError::Unusable {
                 path: file.to_owned(),
-                reason: "it is not a regular file",
+                reason: "it is neither a regular file nor a disk",
             });
         }
-        let aligned = region.map_or(about.len() % 4096 == 0, |part| {
+        // A disk has its size at its end only.
+        let size = File::open(file)
+            .and_then(|mut file| file.seek(SeekFrom::End(0)))
+            .map_err(ImageError::io("measure", file))?;
+        let aligned = region.map_or(size % 4096 == 0, |part| {
             part.offset % 4096 == 0
                 && part.bytes % 4096 == 0
                 && part
                     .offset
                     .checked_add(part.bytes)
-                    .is_some_and(|end| end <= about.len())
+                    .is_some_and(|end| end <= size)
         });
         if !aligned {
             return Err(ImageError::Unusable {

@@ -80,14 +80,12 @@ fn measure_slot(target: &StageTarget) -> Result<Plan, Problem> {
     let kind = fs::metadata(&target.slot)
         .map_err(Problem::io(doing()))?
         .file_type();
-    let is_device = kind.is_block_device();
-    let usable = (is_device && target.region.is_none()) || kind.is_file();
-    if !usable {
+    if !kind.is_block_device() && !kind.is_file() {
         return Err(Problem::Image {
             domain: "dom0".to_owned(),
             source: ImageError::Unusable {
                 path: target.slot.clone(),
-                reason: "the slot is neither a block device nor a region of a file",
+                reason: "the slot is neither a block device nor a file",
             },
         });
     }
@@ -97,6 +95,6 @@ fn measure_slot(target: &StageTarget) -> Result<Plan, Problem> {
     let bytes = target.region.map_or(end, |region| region.bytes);
     Ok(Plan {
         slot_bytes: bytes / 4096 * 4096,
-        is_device,
+        is_device: kind.is_block_device() && target.region.is_none(),
     })
 }

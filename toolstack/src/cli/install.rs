@@ -9,7 +9,7 @@ use clap::Args;
 use super::{Global, print, print_json};
 use crate::error::{Doing, Error, OrFailed, Result};
 use crate::flash::{self, NewSlot};
-use crate::install::{self, Layout};
+use crate::install::{self, EmptyDisk, Layout};
 use crate::journal::Journal;
 use crate::observe;
 use crate::report::SCHEMA;
@@ -64,17 +64,18 @@ pub(super) fn run(verb: &Install, global: &Global) -> Result<()> {
     let release = observe::release_of(&manifest, bundle.manifest_bytes());
     let signed_at = flash::signed_at(&bundle);
     let doing = || format!("installing {} on {}", release.version, verb.disk.display());
-    if global.dry_run {
-        return print(&format!("{}: slot A, slot B empty", doing()));
-    }
     let mib = |n: u64| n << 20;
     let layout = Layout {
         disk_bytes: verb.size.map(mib),
         esp_bytes: mib(verb.esp),
         state_bytes: mib(verb.state),
     };
+    let empty = EmptyDisk::find(&verb.disk, layout, verb.force).doing(doing)?;
+    if global.dry_run {
+        return print(&format!("{}: slot A, slot B empty", doing()));
+    }
     let work = || -> Result<()> {
-        let disk = install::lay_out(&verb.disk, layout, verb.force)?;
+        let disk = empty.lay_out()?;
         let slot = Slot::A;
         let mountpoint = tempfile::tempdir().or_failed(|| "making a mount point".to_owned())?;
         let part = disk.partition(slot.partition_label())?;
@@ -100,6 +101,7 @@ pub(super) fn run(verb: &Install, global: &Global) -> Result<()> {
     work().map_err(|error| {
         error
             .doing(doing())
+            .after_changes()
             .node("the disk is not bootable")
             .hint("run `xupg install` again")
     })?;

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use place::{Place, Ran};
+use place::{BlockDevice, Place, Ran};
 use rustix::fs::{FlockOperation, flock};
 
 #[test]
@@ -248,18 +248,64 @@ fn the_second_of_two_gets_4_and_a_wrong_command_line_2() {
 }
 
 #[test]
-fn a_disk_that_is_not_empty_is_not_overwritten() {
+fn a_disk_that_cannot_be_a_node_is_refused_and_left_alone() {
     let place = Place::installed();
     let bundle = place.bundle("2.0", "vendor", |_| {});
+    let install = |disk: &str, more: &[&str]| {
+        let arguments = ["install", disk, "--bundle", &bundle, "--trust", "trust"];
+        place.run_here(&[&arguments[..], more].concat())
+    };
     let before = fs::read(place.path("node/disk.img")).unwrap();
-    let ran = place.run_here(&[
+    let ran = install("node/disk.img", &[]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("not empty"), "{}", ran.stderr);
+    assert!(
+        !ran.stderr.contains("not bootable"),
+        "nothing has happened to it: {}",
+        ran.stderr
+    );
+    assert!(before == fs::read(place.path("node/disk.img")).unwrap());
+
+    let ran = install("small.img", &["--size", "100"]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("too few"), "{}", ran.stderr);
+    assert!(!place.path("small.img").exists());
+
+    let ran = install("trust", &[]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    let ran = install("nowhere.img", &[]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+}
+
+#[test]
+fn a_real_disk_becomes_a_node_unless_it_is_in_use() {
+    let place = Place::installed();
+    let bundle = place.bundle("2.0", "vendor", |_| {});
+    let disk = BlockDevice::of(&place.path("disk.raw"), 420 << 20);
+    let arguments = [
         "install",
-        "node/disk.img",
+        disk.path(),
+        "--esp",
+        "40",
+        "--state",
+        "16",
         "--bundle",
         &bundle,
         "--trust",
         "trust",
-    ]);
+    ];
+    let ran = place.run_here(&arguments);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let slot = xupg::disk::find(disk.path().as_ref(), "xupg-a").unwrap();
+    let look = disk.mount(slot.offset, slot.bytes, &place.path("look-at-disk"));
+    let release = look.path().join("usr/lib/xupg/release");
+    assert_eq!(fs::read_to_string(release).unwrap(), "2.0\n");
+    drop(look);
+
+    // Whoever has it open for himself, a mount above all.
+    let user = disk.claim();
+    let ran = place.run_here(&[&arguments[..], &["--force"]].concat());
     assert_eq!(ran.code, 3, "{}", ran.stderr);
-    assert!(before == fs::read(place.path("node/disk.img")).unwrap());
+    assert!(ran.stderr.contains("it is in use"), "{}", ran.stderr);
+    drop(user);
 }

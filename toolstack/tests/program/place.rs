@@ -2,7 +2,7 @@
 //! folders, a command line that says which slot is live.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -279,4 +279,75 @@ fn run(command: &mut Command) {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// A disk as the kernel sees one: a loop device.
+pub(crate) struct BlockDevice {
+    path: String,
+}
+
+/// A part of it, mounted.
+pub(crate) struct Mounted {
+    target: PathBuf,
+}
+
+impl BlockDevice {
+    /// A disk of `bytes`, kept in `file`.
+    pub(crate) fn of(file: &Path, bytes: u64) -> Self {
+        fs::File::create_new(file).unwrap().set_len(bytes).unwrap();
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self {
+            path: String::from_utf8(output.stdout).unwrap().trim().to_owned(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Mounts the file system at an offset to look at it.
+    pub(crate) fn mount(&self, offset: u64, bytes: u64, target: &Path) -> Mounted {
+        fs::create_dir(target).unwrap();
+        let options = format!("loop,ro,noload,offset={offset},sizelimit={bytes}");
+        run(Command::new("mount")
+            .args(["-t", "ext4", "-o", &options, &self.path])
+            .arg(target));
+        Mounted {
+            target: target.to_owned(),
+        }
+    }
+
+    /// The disk, for nobody else.
+    pub(crate) fn claim(&self) -> fs::File {
+        fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
+            .open(&self.path)
+            .unwrap()
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup").args(["-d", &self.path]).status();
+        assert!(detached.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+impl Mounted {
+    pub(crate) fn path(&self) -> &Path {
+        &self.target
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.target).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
 }
