@@ -8,12 +8,12 @@ use std::fs;
 
 use keys::Keys;
 use proptest::prelude::*;
-use xupg_images::TrustStore;
 use xupg_images::bundle::create::Options;
 use xupg_images::bundle::{
     Bundle, BundleSpec, NewSignature, Present, ReadError, VerifyError, create, resign, verify,
 };
 use xupg_images::signature::SignatureError;
+use xupg_images::{Manifest, TrustStore};
 
 /// A small bundle of dom0 and `web`.
 fn small(keys: &Keys, signer: &xupg_images::signature::SigningKey) -> Vec<u8> {
@@ -170,6 +170,17 @@ fn every_lie_is_refused_for_its_reason() {
         if padded(*end) != *end {
             table.push(("cut in the padding", cut(*end), "truncated"));
         }
+    }
+    let manifest = Manifest::parse(&good[at[0].1..at[0].2]).unwrap();
+    for (payload, (_, data, end)) in manifest.payloads.iter().zip(&at[2..]) {
+        let mut place = *data;
+        for frame in &payload.frames {
+            for inside in [0, 1, frame.packed as usize / 2] {
+                table.push(("cut at a frame", cut(place + inside), "truncated"));
+            }
+            place += frame.packed as usize;
+        }
+        assert_eq!(place, *end);
     }
     for (what, bytes, wanted) in table {
         let error = read_all(&bytes, &trust).expect_err(what);

@@ -6,62 +6,13 @@
 mod keys;
 mod lab;
 
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
-
-use keys::run;
-use lab::forge::{Forged, Piece, entry, header, link, pax, sum};
-use lab::{Lab, Watcher};
-use xupg_images::bundle::Bundle;
-use xupg_images::filelist::{Entry, Kind, Mtime};
-use xupg_images::manifest::{Digest, Mode, Part};
-use xupg_images::stage;
-
-/// Stages the bundle into a fresh slot and says how that ended.
-fn outcome(lab: &Lab, bundle: &[u8]) -> Result<(), String> {
-    lab.empty_slot(16 << 20);
-    let bundle = Bundle::open(bundle, &lab.trust()).map_err(|error| error.to_string())?;
-    stage::write_release(bundle, &lab.target(), &Watcher::default())
-        .and_then(stage::StagedRoot::finish)
-        .map_err(|error| error.to_string())
-}
-
-/// Everything outside that an entry could aim at.
-struct Canary(Vec<u8>);
-
-impl Canary {
-    fn look(lab: &Lab) -> Vec<u8> {
-        let (victim, active) = (lab.path("victim"), lab.path("active"));
-        let all = format!(
-            "find {0} {1} /etc/passwd -printf '%p %y %m %U %G %T@ %n %s %l\\n' && \
-             find {0} {1} /etc/passwd -type f -exec sha256sum {{}} + && ls -A / /etc",
-            victim.display(),
-            active.display()
-        );
-        run("bash", &["-c", &all])
-    }
-
-    fn set(lab: &Lab) -> Self {
-        fs::create_dir_all(lab.path("victim")).unwrap();
-        fs::write(lab.path("victim/file"), b"untouched").unwrap();
-        Self(Self::look(lab))
-    }
-
-    fn check(&self, lab: &Lab, row: &str) {
-        assert!(
-            self.0 == Self::look(lab),
-            "{row}: something outside was touched"
-        );
-    }
-}
-
-fn dir(name: &[u8]) -> Vec<u8> {
-    header(name, b'5', 0, 0o755, b"")
-}
-
-fn file(name: &[u8]) -> Vec<u8> {
-    header(name, b'0', 0, 0o644, b"")
-}
+use lab::Lab;
+use lab::canary::{Canary, outcome};
+use lab::forge::{
+    Forged, Piece, dir, empty_file, entry, file, header, link, listed, pax, sparse, sum,
+};
+use xupg_images::filelist::{Entry, Kind};
+use xupg_images::manifest::{Digest, Part};
 
 /// A header with one field overwritten.
 fn patched(mut block: Vec<u8>, at: usize, text: &[u8]) -> Vec<u8> {
@@ -84,45 +35,6 @@ fn filled(mut payload: Forged) -> Forged {
     };
     payload.pieces.insert(0, first);
     payload
-}
-
-fn sparse(map: &str, size: u64, real: &[u8]) -> Vec<u8> {
-    let mut data = map.as_bytes().to_vec();
-    data.resize(data.len().next_multiple_of(512), 0);
-    let stored = data.len() as u64 + size;
-    let mut tar = header(b"s", b'0', stored, 0o644, b"");
-    tar.extend(data);
-    tar.extend(vec![7; size as usize]);
-    tar.resize(tar.len().next_multiple_of(512), 0);
-    let records: [(&[u8], &[u8]); 4] = [
-        (b"GNU.sparse.major", b"1"),
-        (b"GNU.sparse.minor", b"0"),
-        (b"GNU.sparse.name", b"s"),
-        (b"GNU.sparse.realsize", real),
-    ];
-    pax(&records, &tar)
-}
-
-fn listed(path: &[u8], kind: Kind) -> Entry {
-    Entry {
-        path: path.to_vec(),
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        mtime: Mtime {
-            seconds: 1,
-            nanos: 0,
-        },
-        kind,
-        xattrs: Vec::new(),
-    }
-}
-
-fn empty_file() -> Kind {
-    Kind::File {
-        size: 0,
-        sha256: Digest::of(b""),
-    }
 }
 
 /// Rows whose stream alone could not hold what their manifest says, which is refused at once.
@@ -479,6 +391,11 @@ fn claims() -> Vec<Row> {
             with_pax(b"SCHILY.xattr.user.x", &big),
             "64 KiB",
         ),
+        (
+            "xattr larger than the file system takes",
+            with_pax(b"SCHILY.xattr.user.x", &big[..60_000]),
+            "attribute",
+        ),
         ("xattrs of 300 KB", one(pax(&many, &file(b"x"))), "256 KiB"),
         (
             "xattr without a name",
@@ -784,170 +701,4 @@ fn every_row_is_refused_for_its_reason_and_touches_nothing_outside() {
         canary.check(&lab, row);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// A payload that is what it says: nothing.
-fn nothing() -> Forged {
-    Forged::files(&[Vec::new()]).with(|f| f.entries = 0)
-}
-
-/// Stages an overlay of `web` over the active image.
-fn overlay(lab: &Lab, web: &Forged) -> Result<(), String> {
-    outcome(lab, &lab.forge(&nothing(), Some((web, Mode::Overlay))))
-}
-
-/// Makes the active image of `web`, with links that lead out if they are followed outside.
-fn active_image(lab: &Lab) -> std::path::PathBuf {
-    let image = lab.path("active/var/lib/xupg/images/web.img");
-    fs::create_dir_all(image.parent().unwrap()).unwrap();
-    let _ = fs::remove_file(&image);
-    File::create(&image).unwrap().set_len(8 << 20).unwrap();
-    run("mke2fs", &["-q", "-t", "ext4", image.to_str().unwrap()]);
-    lab.in_image(&image, |root| {
-        symlink(lab.path("victim"), root.join("out")).unwrap();
-        symlink("../../../../../../etc", root.join("up")).unwrap();
-        symlink("loop", root.join("loop")).unwrap();
-        fs::create_dir(root.join("d")).unwrap();
-        fs::write(root.join("f"), b"x").unwrap();
-    });
-    image
-}
-
-#[test]
-fn overlays_stay_inside_the_image_whatever_a_guest_has_left_there() {
-    let lab = Lab::new();
-    let image = active_image(&lab);
-    let canary = Canary::set(&lab);
-    let rows = [
-        (
-            "link out",
-            vec![file(b"out/new")],
-            "in neither payload nor image",
-        ),
-        (
-            "over a file outside",
-            vec![file(b"out/file")],
-            "in neither payload nor image",
-        ),
-        (
-            "link up",
-            vec![file(b"up/passwd")],
-            "in neither payload nor image",
-        ),
-        ("endless link", vec![file(b"loop/x")], "symbolic link"),
-        ("through a file", vec![file(b"f/x")], "through a file"),
-        (
-            "file over a directory",
-            vec![file(b"d")],
-            "a directory is in its way",
-        ),
-        (
-            "link over a directory",
-            vec![link(b"d", b'2', b"x")],
-            "a directory is in its way",
-        ),
-        (
-            "whiteout with content",
-            vec![header(b".wh.f", b'0', 9, 0o644, b"")],
-            "bytes of data",
-        ),
-        (
-            "whiteout that is a link",
-            vec![link(b".wh.f", b'2', b"x")],
-            "not an empty file",
-        ),
-    ];
-    for (row, entries, reason) in rows {
-        let error = overlay(&lab, &Forged::files(&entries)).expect_err(row);
-        assert!(error.contains(reason), "{row}: {error}");
-        canary.check(&lab, row);
-    }
-    for (row, name, reason) in [
-        ("whiteout of the parent", &b"d/.wh..."[..], "no whiteout"),
-        ("whiteout of itself", b"d/.wh..", "no whiteout"),
-        ("whiteout of nothing", b"d/.wh.", "no whiteout"),
-    ] {
-        let list = vec![listed(name, empty_file())];
-        let web = Forged::files(&[file(name)]).with(|f| f.list = list);
-        let error = overlay(&lab, &web).expect_err(row);
-        assert!(error.contains(reason), "{row}: {error}");
-    }
-    for name in [&b"out/.wh.file"[..], b"out/.wh..wh..opq", b"up/.wh.passwd"] {
-        let list = vec![listed(name, empty_file())];
-        let web = Forged::files(&[file(name)]).with(|f| f.list = list);
-        overlay(&lab, &web).unwrap();
-        canary.check(&lab, "whiteout through a link out");
-    }
-    for (row, dirs) in [
-        ("directory over a link out", b"out/"),
-        ("directory over a file", b"f///"),
-    ] {
-        let name = dirs.strip_suffix(b"//").unwrap_or(dirs);
-        let web = Forged::parts(&[dir(name)], &[], &[]);
-        let error = overlay(&lab, &web).expect_err(row);
-        assert!(error.contains("in its way"), "{row}: {error}");
-        canary.check(&lab, row);
-    }
-    drop(image);
-}
-
-#[test]
-fn images_that_are_not_what_they_should_be_are_refused() {
-    let lab = Lab::new();
-    let image = active_image(&lab);
-    let web = nothing();
-    let second = lab.path("active/second");
-    fs::hard_link(&image, &second).unwrap();
-    assert!(
-        overlay(&lab, &web)
-            .unwrap_err()
-            .contains("second hard link")
-    );
-    fs::remove_file(&image).unwrap();
-    symlink(&second, &image).unwrap();
-    assert!(overlay(&lab, &web).unwrap_err().contains("symbolic link"));
-    fs::remove_file(&image).unwrap();
-    fs::create_dir(&image).unwrap();
-    assert!(
-        overlay(&lab, &web)
-            .unwrap_err()
-            .contains("not a regular file")
-    );
-    fs::remove_dir(&image).unwrap();
-    run("mkfifo", &[image.to_str().unwrap()]);
-    assert!(
-        overlay(&lab, &web)
-            .unwrap_err()
-            .contains("not a regular file")
-    );
-    fs::remove_file(&image).unwrap();
-    assert!(overlay(&lab, &web).unwrap_err().contains("No such file"));
-    let image = active_image(&lab);
-    // A guest has wiped its superblocks.
-    fs::write(&image, vec![0x5a; 8 << 20]).unwrap();
-    assert!(overlay(&lab, &web).unwrap_err().contains("is damaged"));
-}
-
-#[test]
-fn a_file_system_that_runs_full_ends_the_stage() {
-    let lab = Lab::new();
-    let noise = vec![b'n'; 1 << 20];
-    let entries: Vec<Vec<u8>> = (0..7)
-        .map(|n| entry(format!("{n}").as_bytes(), b'0', &noise))
-        .collect();
-    // Claims less than it takes, as far as the manifest's own check lets it.
-    let image = active_image(&lab);
-    lab.in_image(&image, |root| {
-        fs::write(root.join("filler"), vec![1; 5 << 20]).unwrap();
-    });
-    let web = Forged::files(&entries[..3]).with(|f| f.data = 3 << 20);
-    let error = overlay(&lab, &web).unwrap_err();
-    assert!(error.contains("No space left"), "{error}");
-    let image = active_image(&lab);
-    lab.in_image(&image, |root| {
-        let full = (0..10_000).find(|n| fs::write(root.join(format!("i{n}")), b"").is_err());
-        assert!(full.is_some(), "all inodes are taken");
-    });
-    let error = overlay(&lab, &Forged::files(&[file(b"one-more")])).unwrap_err();
-    assert!(error.contains("No space left"), "{error}");
 }

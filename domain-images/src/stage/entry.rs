@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use super::pax::Pax;
 use super::sparse::{self, Extent};
 use crate::filelist::{Mtime, is_normal_path};
+use crate::manifest::limits;
 
 pub(super) const BLOCK: usize = 512;
 
@@ -118,7 +119,8 @@ impl<'a> Entries<'a> {
         }
         let path = pax.path_over(&header.as_old().name);
         let fail = |reason| BadTar {
-            path: path.clone().into_owned(),
+            // A record may be as long as its frame; an error is for people.
+            path: path[..path.len().min(limits::PATH)].to_vec(),
             reason,
         };
         self.entry(header, &pax, path.clone())
@@ -287,9 +289,7 @@ fn normal(path: Cow<'_, [u8]>, directory: bool) -> Found<Cow<'_, [u8]>> {
         }
         path => path,
     };
-    if path.len() > crate::manifest::limits::PATH
-        || path.split(|b| *b == b'/').any(|part| part.len() > 255)
-    {
+    if path.len() > limits::PATH || path.split(|b| *b == b'/').any(|part| part.len() > 255) {
         return Err("its name is too long");
     }
     if !is_normal_path(&path) || (path.as_ref() == b"." && !directory) {

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use xupg_images::filelist::{Entry, Writer};
+use xupg_images::filelist::{Entry, Kind, Mtime, Writer};
 use xupg_images::manifest::{Allow, Digest, DomU, Frame, Image, Manifest, Mode, Part, Payload};
 use xupg_images::signature::sign;
 
@@ -27,6 +27,8 @@ pub struct Forged {
     pub allow: Allow,
     /// Without it the stream's two zero blocks follow the last piece.
     pub endless: bool,
+    /// The last frame comes so many times more.
+    pub repeats: usize,
     /// Changes a frame, by index, before it is signed.
     pub packed: fn(usize, Vec<u8>) -> Vec<u8>,
 }
@@ -59,6 +61,7 @@ impl Forged {
             data: 0,
             allow: Allow::default(),
             endless: false,
+            repeats: 0,
             packed: |_, bytes| bytes,
         }
     }
@@ -99,6 +102,11 @@ impl Forged {
             }
             let packed = zstd::bulk::compress(&tar, 1).unwrap();
             push(packed, tar.len(), piece.part, piece.continues);
+        }
+        if let Some(last) = frames.last().cloned() {
+            let packed = member[member.len() - last.packed as usize..].to_vec();
+            frames.resize(frames.len() + self.repeats, last);
+            member.extend(packed.repeat(self.repeats));
         }
         let is_dom0 = domain == "dom0";
         let payload = Payload {
@@ -209,4 +217,60 @@ pub fn pax(records: &[(&[u8], &[u8])], entry: &[u8]) -> Vec<u8> {
         text.extend([b" ", *key, b"=", *value, b"\n"].concat());
     }
     [self::entry(b"PaxHeaders/x", b'x', &text), entry.to_vec()].concat()
+}
+
+/// An entry for a directory.
+pub fn dir(name: &[u8]) -> Vec<u8> {
+    header(name, b'5', 0, 0o755, b"")
+}
+
+/// An entry for an empty file.
+pub fn file(name: &[u8]) -> Vec<u8> {
+    header(name, b'0', 0, 0o644, b"")
+}
+
+/// A file `s` with holes: its map, how many bytes are stored, and what size it says it has.
+pub fn sparse(map: &str, size: u64, real: &[u8]) -> Vec<u8> {
+    sparse_named(b"s", map, size, real)
+}
+
+/// The same by another name.
+pub fn sparse_named(name: &[u8], map: &str, size: u64, real: &[u8]) -> Vec<u8> {
+    let mut data = map.as_bytes().to_vec();
+    data.resize(data.len().next_multiple_of(512), 0);
+    let stored = data.len() as u64 + size;
+    let mut tar = header(name, b'0', stored, 0o644, b"");
+    tar.extend(data);
+    tar.extend(vec![7; size as usize]);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+    let records: [(&[u8], &[u8]); 4] = [
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.name", name),
+        (b"GNU.sparse.realsize", real),
+    ];
+    pax(&records, &tar)
+}
+
+/// A line of the file list.
+pub fn listed(path: &[u8], kind: Kind) -> Entry {
+    Entry {
+        path: path.to_vec(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime {
+            seconds: 1,
+            nanos: 0,
+        },
+        kind,
+        xattrs: Vec::new(),
+    }
+}
+
+pub fn empty_file() -> Kind {
+    Kind::File {
+        size: 0,
+        sha256: Digest::of(b""),
+    }
 }

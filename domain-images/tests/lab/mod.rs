@@ -1,6 +1,7 @@
 //! Slots in files, bundles made on the spot, and the assertion that nothing is left behind.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test binary uses its own part.
 
+pub mod canary;
 pub mod forge;
 
 use std::fs::{self, File};
