@@ -51,6 +51,10 @@ impl MountGuard {
         if options.without_journal || options.read_only {
             data.push_str(",noload");
         }
+        if options.without_journal {
+            // Blocks are not marked as unwritten first and as written later: that is for crashes.
+            data.push_str(",dioread_lock");
+        }
         let data = CString::new(data).unwrap_or_default();
         rustix::mount::mount(device, target, c"ext4", flags, data.as_c_str())
             .map_err(ImageError::io("mount", device))?;

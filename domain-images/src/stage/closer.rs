@@ -104,6 +104,7 @@ pub(super) fn close_dom0<R: Read>(
 /// Sets directories' metadata, checks the signed numbers and writes everything to the disk.
 fn complete(target: Arc<Target<'_>>, list: &ListFile) -> Result<(), Problem> {
     target.check_counts()?;
+    let before = target.made();
     list.each(target.payload, |entry| {
         if entry.kind != Kind::Directory {
             return Ok(());
@@ -117,7 +118,7 @@ fn complete(target: Arc<Target<'_>>, list: &ListFile) -> Result<(), Problem> {
         };
         let fd = target.root.open_dir(&entry.path);
         fd.map_err(EntryError::os("open"))
-            .and_then(|fd| Ok(metadata.set_fd(std::os::fd::AsFd::as_fd(&fd), target.is_overlay())?))
+            .and_then(|fd| Ok(metadata.set_fd(std::os::fd::AsFd::as_fd(&fd), before)?))
             .map_err(|error| Problem::entry(target.domain(), &entry.path, error))
     })?;
     target

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::EntryError;
 use super::sparse::{self, Extent};
 use crate::filelist::Mtime;
-use crate::tree::{Attributes, Metadata};
+use crate::tree::{Attributes, Before, Metadata};
 
 /// A file whose data go on in the next frame.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ pub(super) struct PartialFile {
     pub(super) gid: u32,
     pub(super) mtime: Mtime,
     pub(super) xattrs: Attributes,
-    pub(super) clear: bool,
+    /// What the file was made with.
+    pub(super) before: Before,
 }
 
 impl PartialFile {
@@ -45,7 +46,7 @@ impl PartialFile {
             mtime: self.mtime,
             xattrs: &self.xattrs,
         };
-        metadata.set_fd(self.file.as_fd(), self.clear)?;
+        metadata.set_fd(self.file.as_fd(), self.before)?;
         Ok(true)
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::Advice;
 use super::error::Problem;
 use super::progress::{Progress, Stopped};
 use crate::manifest::{Mode, Part, Payload};
-use crate::tree::{Parents, Root};
+use crate::tree::{Before, Maker, Parents, Root};
 
 /// Written files that are kept open at most, until they are on the disk and out of the page cache.
 const WRITTEN_KEPT: usize = 256;
@@ -26,6 +26,8 @@ pub(super) struct Target<'a> {
     /// Decoded bytes so far, for whoever watches.
     pub(super) unpacked: AtomicU64,
     written: Mutex<Written>,
+    /// `None` in an overlay, whose directories may pass on a group or an ACL.
+    maker: Option<Maker>,
     /// One for each worker. They are the target's, and end with it: an open directory would keep its
     /// file system from being unmounted.
     parents: Vec<Mutex<Parents>>,
@@ -43,6 +45,7 @@ impl<'a> Target<'a> {
             data: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
             written: Mutex::default(),
+            maker: Maker::root().filter(|_| payload.mode == Mode::Replace),
             parents: (0..workers).map(|_| Mutex::default()).collect(),
         }
     }
@@ -53,6 +56,25 @@ impl<'a> Target<'a> {
 
     pub(super) fn is_overlay(&self) -> bool {
         self.payload.mode == Mode::Overlay
+    }
+
+    /// The mode to make a file with that is to have `wanted`, and what it has then.
+    pub(super) fn new_file(&self, wanted: u32) -> (rustix::fs::Mode, Before) {
+        match self.maker {
+            Some(maker) => maker.file(wanted),
+            None => (
+                rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+                Before::Unknown,
+            ),
+        }
+    }
+
+    /// What any other entry has after it was made.
+    pub(super) fn made(&self) -> Before {
+        match self.maker {
+            Some(_) => Before::MadeByRoot { mode: None },
+            None => Before::Unknown,
+        }
     }
 
     /// The open directories of one worker.

@@ -215,7 +215,8 @@ impl Unpacker<'_> {
                 self.clear_way(&dir, last, || {
                     rustix::fs::symlinkat(name(target), &*dir, name(last))
                 })?;
-                metadata(entry).set_name(dir.as_fd(), last, true)?;
+                let before = self.target.made();
+                metadata(entry).set_name(dir.as_fd(), last, true, before)?;
                 Ok(None)
             }
             TarKind::CharDevice(major, minor) => {
@@ -261,17 +262,17 @@ impl Unpacker<'_> {
     ) -> Result<Option<Arc<PartialFile>>, EntryError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (mode, before) = self.target.new_file(entry.mode);
         let file = File::from(self.clear_way(dir, last, || {
-            rustix::fs::openat(dir, name(last), flags, Mode::RUSR | Mode::WUSR)
+            rustix::fs::openat(dir, name(last), flags, mode)
         })?);
         if content.map.is_some() {
             rustix::fs::ftruncate(&file, content.size).map_err(EntryError::os("size"))?;
         }
         partial::write(&file, content.map.as_deref(), 0, content.data)?;
-        let clear = self.target.is_overlay();
         let have = content.data.len() as u64;
         if have == content.stored {
-            metadata(entry).set_fd(file.as_fd(), clear)?;
+            metadata(entry).set_fd(file.as_fd(), before)?;
             self.target.wrote(file);
             return Ok(None);
         }
@@ -288,7 +289,7 @@ impl Unpacker<'_> {
             gid: entry.gid,
             mtime: entry.mtime,
             xattrs: entry.xattrs.iter().map(own).collect(),
-            clear,
+            before,
         })))
     }
 
@@ -318,7 +319,7 @@ impl Unpacker<'_> {
         self.clear_way(dir, last, || {
             rustix::fs::mknodat(dir, name(last), kind, Mode::RUSR | Mode::WUSR, device)
         })?;
-        metadata(entry).set_name(dir.as_fd(), last, false)?;
+        metadata(entry).set_name(dir.as_fd(), last, false, self.target.made())?;
         Ok(None)
     }
 
