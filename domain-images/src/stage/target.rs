@@ -1,7 +1,7 @@
 //! Where a payload is unpacked to, and the signed numbers that bound it.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Advice;
@@ -13,6 +13,12 @@ use crate::tree::{Before, Maker, Parents, Root};
 
 /// Written files that are kept open at most, until they are on the disk and out of the page cache.
 const WRITTEN_KEPT: usize = 256;
+/// Files of fewer bytes are not sent one by one: they are many, they are neighbours on the disk, and
+/// all of them together are a tenth of a root.
+const WORTH_SENDING: u64 = 32 << 10;
+/// When so many of a payload's entries are made, in percent, everything is sent. Not earlier:
+/// directories come first, and are written again when they have been filled.
+const SEND_ALL_AT: [u64; 2] = [75, 90];
 
 /// One payload's target, shared by all workers.
 pub(super) struct Target<'a> {
@@ -26,6 +32,8 @@ pub(super) struct Target<'a> {
     /// Decoded bytes so far, for whoever watches.
     pub(super) unpacked: AtomicU64,
     written: Mutex<Written>,
+    /// How many of [`SEND_ALL_AT`] are behind us.
+    sent_all: AtomicUsize,
     /// `None` in an overlay, whose directories may pass on a group or an ACL.
     maker: Option<Maker>,
     /// One for each worker. They are the target's, and end with it: an open directory would keep its
@@ -45,6 +53,7 @@ impl<'a> Target<'a> {
             data: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
             written: Mutex::default(),
+            sent_all: AtomicUsize::new(0),
             maker: Maker::root().filter(|_| payload.mode == Mode::Replace),
             parents: (0..workers).map(|_| Mutex::default()).collect(),
         }
@@ -145,8 +154,12 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Hands over a finished file, to be sent to the disk and then dropped from the page cache.
-    pub(super) fn wrote(&self, file: File) {
+    /// Hands over a finished file of `bytes`, to be sent to the disk and then dropped from the page
+    /// cache.
+    pub(super) fn wrote(&self, file: File, bytes: u64) {
+        if bytes < WORTH_SENDING {
+            return;
+        }
         let mut written = self.written();
         // What is too much goes with the last flush.
         if written.new.len() + written.sent.len() + written.busy < WRITTEN_KEPT {
@@ -159,8 +172,8 @@ impl<'a> Target<'a> {
     }
 
     /// Sends what was written since the last call to the disk, without waiting, and drops what was
-    /// sent then: the disk works while the CPU decodes, and the page cache stays small. Only content:
-    /// directories and inodes change until the end, and are written once.
+    /// sent then: the disk works while the CPU decodes, and the page cache stays small. Mostly
+    /// content: directories and inodes change until the end, and are to be written once.
     pub(super) fn write_back(&self) {
         let (new, sent) = {
             let mut written = self.written();
@@ -171,6 +184,12 @@ impl<'a> Target<'a> {
             written.busy = new.len() + sent.len();
             (new, sent)
         };
+        if self.is_time_for_all()
+            && let Err(error) = rustix::fs::syncfs(self.root.fd())
+        {
+            // The kernel says this once, and the last flush would succeed.
+            self.written().failed = Some(error);
+        }
         // Advice: it begins to write what is dirty, and drops what is clean.
         for file in new.iter().chain(&sent) {
             if let Err(error) = rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
@@ -183,13 +202,21 @@ impl<'a> Target<'a> {
         written.busy = 0;
     }
 
+    /// Whether the next share of [`SEND_ALL_AT`] was reached since the last call.
+    fn is_time_for_all(&self) -> bool {
+        let made = self.entries.load(Ordering::Relaxed).saturating_mul(100);
+        let percent = made / self.payload.entries.max(1);
+        let reached = SEND_ALL_AT.partition_point(|share| *share <= percent);
+        self.sent_all.fetch_max(reached, Ordering::Relaxed) < reached
+    }
+
     /// Writes everything to the disk and waits for it.
     pub(super) fn flush(&self) -> Result<(), rustix::io::Errno> {
         rustix::fs::syncfs(self.root.fd())?;
         let mut written = self.written();
         written.new.clear();
         written.sent.clear();
-        Ok(())
+        written.failed.map_or(Ok(()), Err)
     }
 }
 
@@ -202,4 +229,6 @@ struct Written {
     sent: Vec<File>,
     /// How many are being sent or dropped right now.
     busy: usize,
+    /// What an early flush said.
+    failed: Option<rustix::io::Errno>,
 }

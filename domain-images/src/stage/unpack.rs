@@ -134,7 +134,7 @@ impl Unpacker<'_> {
             .write(at, data)
             .map_err(|error| self.entry_problem(&file.path, error))?;
         if whole && let Ok(file_again) = file.file.try_clone() {
-            self.target.wrote(file_again);
+            self.target.wrote(file_again, file.stored);
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl Unpacker<'_> {
         let have = content.data.len() as u64;
         if have == content.stored {
             metadata(entry).set_fd(file.as_fd(), before)?;
-            self.target.wrote(file);
+            self.target.wrote(file, have);
             return Ok(None);
         }
         let own = |pair: &(&[u8], &[u8])| (pair.0.to_vec(), pair.1.to_vec());
