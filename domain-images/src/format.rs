@@ -3,7 +3,7 @@
 //! ```text
 //! release.xupg                            tar -tvf release.xupg
 //! +----------------------------------+
-//! | manifest.json   (<= 16 MiB)      |    tar -xOf release.xupg manifest.json | jq .
+//! | manifest.json   (<= 8 MiB)       |    tar -xOf release.xupg manifest.json | jq .
 //! | manifest.sig    (<= 64 KiB, CMS) |    openssl cms -verify -binary -inform DER
 //! |                                  |        -content manifest.json -in manifest.sig -CAfile ca.pem
 //! | dom0.tar.zst                     |    tar -xOf release.xupg dom0.tar.zst | zstd -d | tar -t
