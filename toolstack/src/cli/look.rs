@@ -3,11 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
+
 use super::{Global, print, print_json};
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::observe;
 use crate::report::{self, Status};
+use crate::slot::Slot;
 
 /// How often `watch` looks.
 const POLL: Duration = Duration::from_secs(1);
@@ -86,8 +89,36 @@ pub(super) fn watch(node: &Node, global: &Global) -> Result<()> {
     }
 }
 
-pub(super) fn verify(node: &Node, global: &Global) -> Result<()> {
-    let slot = !node.booted()?;
+/// Read a slot back and compare it with its signed file lists.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// Which slot: by its role, or by its letter. One that runs cannot be verified.
+    #[arg(long, value_name = "SLOT", default_value = "standby")]
+    slot: Which,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Which {
+    Standby,
+    Active,
+    A,
+    B,
+}
+
+pub(super) fn verify(verb: &Verify, node: &Node, global: &Global) -> Result<()> {
+    let booted = node.booted()?;
+    let slot = match verb.slot {
+        Which::Standby => !booted,
+        Which::Active => booted,
+        Which::A => Slot::A,
+        Which::B => Slot::B,
+    };
+    if slot == booted {
+        return Err(Error::refused(format!(
+            "slot {slot} is running, and a running system changes its own files"
+        ))
+        .hint("boot the other slot to verify this one"));
+    }
     // A slot that is being written cannot be read back.
     let _lock = node.lock()?;
     let journal = crate::journal::JournalFile::in_directory(&node.state_directory()).load()?;

@@ -86,7 +86,7 @@ enum Verb {
     /// Go back to the release in the standby slot: shut down, switch, reboot.
     Rollback,
     /// Read the standby slot back and compare it with its signed file lists.
-    Verify,
+    Verify(look::Verify),
     /// Bring the node up after a boot; what the boot service runs.
     Boot(change::Boot),
 }
@@ -114,7 +114,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Watch => look::watch(&node, &cli.global),
         Verb::Confirm => change::confirm(&node, &cli.global),
         Verb::Rollback => change::rollback(&node, &cli.global),
-        Verb::Verify => look::verify(&node, &cli.global),
+        Verb::Verify(verb) => look::verify(verb, &node, &cli.global),
         Verb::Boot(verb) => change::boot(verb, &node, &cli.global),
     };
     match outcome {

@@ -47,6 +47,10 @@ fn a_release_is_staged_verified_switched_to_and_thrown_away() {
     });
     let verified = place.xupg(&["verify"]);
     assert_eq!(verified.code, 0, "{}", verified.stderr);
+    for (slot, code) in [("standby", 0), ("b", 0), ("active", 3), ("a", 3)] {
+        let ran = place.xupg(&["verify", "--slot", slot]);
+        assert_eq!(ran.code, code, "{slot}: {}", ran.stderr);
+    }
 
     assert_eq!(place.xupg(&["switch"]).code, 0);
     let status = place.status();
