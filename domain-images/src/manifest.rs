@@ -1,6 +1,7 @@
 //! The manifest: what a release holds, in numbers and digests. Once its signature is checked, it
 //! is the only thing about a bundle that is believed.
 
+mod bounded;
 mod check;
 
 use std::fmt;
@@ -79,7 +80,11 @@ pub struct Payload {
     /// The signed list of every entry, against which the written tree is read back.
     pub file_list: FileList,
     /// dom0 only: glob patterns of the node's own files, carried from active to standby.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "bounded::patterns",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub preserve: Vec<String>,
     /// domUs only: how it is stopped, started and judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]

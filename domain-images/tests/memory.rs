@@ -198,6 +198,11 @@ fn rows() -> Vec<Row> {
             most_frames(),
             "2 entries",
         ),
+        (
+            "patterns without end",
+            one(file(b"x")).with(|f| f.preserve = vec![String::new(); 2_750_000]),
+            "at most 1024 patterns",
+        ),
         ("a tree of 1,300 levels", levels(), "well"),
         (
             "attributes of 3 KiB for 4,000 entries",

@@ -27,6 +27,7 @@ pub struct Forged {
     pub allow: Allow,
     /// Without it the stream's two zero blocks follow the last piece.
     pub endless: bool,
+    pub preserve: Vec<String>,
     /// The last frame comes so many times more.
     pub repeats: usize,
     /// Changes a frame, by index, before it is signed.
@@ -61,6 +62,7 @@ impl Forged {
             data: 0,
             allow: Allow::default(),
             endless: false,
+            preserve: Vec::new(),
             repeats: 0,
             packed: |_, bytes| bytes,
         }
@@ -123,7 +125,7 @@ impl Forged {
             allow: self.allow,
             frames,
             file_list,
-            preserve: Vec::new(),
+            preserve: self.preserve.clone(),
             domu: (!is_dom0).then(|| DomU::for_domain(domain)),
         };
         (payload, member)
