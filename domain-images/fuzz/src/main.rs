@@ -2,16 +2,23 @@
 //! `cargo xtask fuzz` builds and runs it.
 #![no_main]
 
+mod mutate;
+
 use std::sync::OnceLock;
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use xupg_images::fuzzing;
 
 static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
 
+static NAME: OnceLock<String> = OnceLock::new();
+
+fn name() -> String {
+    std::env::var("XUPG_FUZZ_TARGET").unwrap_or_default()
+}
+
 fn chosen() -> fn(&[u8]) {
-    let name = std::env::var("XUPG_FUZZ_TARGET").unwrap_or_default();
-    match name.as_str() {
+    match name().as_str() {
         "manifest" => fuzzing::manifest,
         "bundle" => fuzzing::bundle,
         "signature" => fuzzing::signature,
@@ -19,7 +26,7 @@ fn chosen() -> fn(&[u8]) {
         "file_list" => fuzzing::file_list,
         "tar" => fuzzing::tar,
         "trap" => trap,
-        _ => {
+        name => {
             eprintln!("XUPG_FUZZ_TARGET names no target: `{name}`");
             std::process::exit(2);
         }
@@ -40,4 +47,15 @@ fn trap(bytes: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     TARGET.get_or_init(chosen)(bytes);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    // By turns: as libFuzzer does it, and as the reader would notice it.
+    let name = NAME.get_or_init(name);
+    let changed = match (seed % 2, name.as_str()) {
+        (1, "tar" | "bundle") => mutate::field(data, size, seed as usize / 2),
+        (1, "manifest" | "file_list") => mutate::word(data, size, seed as usize / 2),
+        _ => None,
+    };
+    changed.unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });

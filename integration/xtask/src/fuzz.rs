@@ -140,7 +140,11 @@ impl Fuzzer {
         }
         std::fs::create_dir(&fresh).context("no folder for new inputs")?;
         let prefix = artifacts.join(format!("{target}-"));
+        let words = self.folder.join("words").join(target);
         let mut engine = Command::new(&self.program);
+        if words.exists() {
+            engine.arg(format!("-dict={}", words.display()));
+        }
         engine
             .env("XUPG_FUZZ_TARGET", target)
             .arg(format!("-runs={inputs}"))
