@@ -18,6 +18,18 @@ const FIELDS: [(usize, usize); 11] = [
     (337, 345),
 ];
 
+/// Words at the edges of what a reader may be told.
+const EDGES: [&[u8]; 8] = [
+    b"",
+    b"0",
+    b"-1",
+    b"4294967296",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"..",
+    b"dom0",
+];
+
 /// Changes one field of one header of `data[..size]`; `None` when there is no header.
 pub(crate) fn field(data: &mut [u8], size: usize, seed: usize) -> Option<usize> {
     let headers: Vec<usize> = (0..size / 512)
@@ -33,7 +45,7 @@ pub(crate) fn field(data: &mut [u8], size: usize, seed: usize) -> Option<usize> 
     Some(size)
 }
 
-/// Changes one run of letters, digits and what stands in names; `None` when there is none, or no
+/// Changes one run of letters, digits and what stands in names, or puts an edge in its place; `None` when there is none, or no
 /// room for what it becomes.
 pub(crate) fn word(data: &mut [u8], size: usize, seed: usize) -> Option<usize> {
     let inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-/\\".contains(byte);
@@ -44,9 +56,14 @@ pub(crate) fn word(data: &mut [u8], size: usize, seed: usize) -> Option<usize> {
     let rest = &data[start..size];
     let end = start + rest.iter().position(|b| !inside(b)).unwrap_or(rest.len());
     let mut word = data[start..end].to_vec();
-    word.resize(word.len() + 32, 0);
-    let room = word.len();
-    let length = fuzzer_mutate(&mut word, end - start, room);
+    let length = if seed / 64 % 4 == 0 {
+        word = EDGES[seed / 256 % EDGES.len()].to_vec();
+        word.len()
+    } else {
+        word.resize(word.len() + 32, 0);
+        let room = word.len();
+        fuzzer_mutate(&mut word, end - start, room)
+    };
     let total = start + length + (size - end);
     if total > data.len() {
         return None;
