@@ -56,6 +56,12 @@ enum BenchVerb {
         #[arg(long)]
         case: Option<bench::Case>,
     },
+    /// The peak memory of `xupg apply`, for bundles of 100 MB and of 1 GB. Needs root.
+    Memory {
+        /// Prints one JSON object for each row of the table.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -96,6 +102,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             let cases = case.map_or(vec![bench::Case::One, bench::Case::Node], |case| vec![case]);
             bench::stage(&cases, usize::from(runs), json)
         }
+        Verb::Bench(BenchVerb::Memory { json }) => bench::memory(json),
         Verb::Lab(LabVerb::Up) => setup().and_then(|()| lab::up()),
         Verb::Lab(LabVerb::Ssh { line }) => lab::ssh(&line),
         Verb::Lab(LabVerb::Sync) => lab::sync(),

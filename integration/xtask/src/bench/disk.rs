@@ -1,5 +1,6 @@
 //! The slots, the disk under them, and the page cache.
 
+use super::noise::Noise;
 use crate::command::{command, run};
 use anyhow::{Context, Result};
 use std::fs::{self, File, OpenOptions};
@@ -46,7 +47,7 @@ pub(super) fn write(path: &Path, bytes: u64) -> io::Result<()> {
         .write(true)
         .custom_flags(direct())
         .open(path)?;
-    let noise = noise();
+    let noise = Noise::default().take(STEP + BLOCK);
     let aligned = noise.as_ptr().align_offset(BLOCK);
     let noise = &noise[aligned..aligned + STEP];
     let mut left = bytes.next_multiple_of(BLOCK as u64);
@@ -56,19 +57,6 @@ pub(super) fn write(path: &Path, bytes: u64) -> io::Result<()> {
         left -= now as u64;
     }
     file.sync_all()
-}
-
-/// Nothing that a disk could store more cheaply than real content.
-fn noise() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..(STEP + BLOCK) / 8)
-        .flat_map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        })
-        .collect()
 }
 
 /// The disk that holds a file.

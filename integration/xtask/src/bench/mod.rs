@@ -7,6 +7,8 @@
 mod disk;
 mod floor;
 mod material;
+mod memory;
+mod noise;
 mod rauc;
 mod recipe;
 mod report;
@@ -20,6 +22,7 @@ use crate::{packages, progress};
 use anyhow::Result;
 use clap::ValueEnum;
 use material::{Builder, Material};
+pub use memory::memory;
 use report::{Report, Row};
 use tools::Bench;
 
