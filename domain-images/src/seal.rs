@@ -1,9 +1,10 @@
 //! The seal: the written tree is read back from the disk and compared with the signed list.
 //!
 //! The list comes in the order of a depth-first walk and is taken in windows of bounded size. For
-//! each window, several threads compare what the kernel says about the entries; then the files'
-//! content is read in the order in which it lies on the disk, in large pieces from the device itself,
-//! so that neither the page cache nor the seek time between small files has a say.
+//! each window, several threads compare what the kernel says about the entries; then, while the next
+//! window has its turn, the files' content is read in the order in which it lies on the disk, in
+//! large pieces from the device itself, so that neither the page cache nor the seek time between
+//! small files has a say.
 //!
 //! That there is nothing else costs no memory either: all listed entries of a directory exist, so it
 //! is enough that it has as many entries as are listed.
@@ -16,10 +17,13 @@ mod metadata;
 mod own;
 
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 pub use error::SealError;
 pub(crate) use own::OwnFiles;
+
+use content::Content;
 
 use crate::filelist::{Entry, Kind, ListError};
 use crate::manifest::Mode;
@@ -27,10 +31,10 @@ use crate::stage::links_of;
 use crate::stage::whiteout;
 use crate::tree::Root;
 
-/// Entries compared at once.
-const WINDOW_ENTRIES: usize = 16_384;
+/// Entries compared at once; three windows are under way at a time.
+const WINDOW_ENTRIES: usize = 4096;
 /// Bytes of paths, targets and attributes in a window.
-const WINDOW_BYTES: usize = 4 << 20;
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// A tree that was read back and is what was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,38 +67,58 @@ pub(crate) fn compare<L: Iterator<Item = Result<Entry, ListError>>>(
     mut lists: impl FnMut() -> Result<L, ListError>,
 ) -> Result<Sealed, SealError> {
     let started = Instant::now();
-    let overlay = scope.mode == Mode::Overlay;
-    let root = Root::open(scope.root, links_of(overlay)).map_err(SealError::read(b"."))?;
+    let links = links_of(scope.mode == Mode::Overlay);
+    let root = Root::open(scope.root, links).map_err(SealError::read(b"."))?;
     let device = scope.device.map(content::Device::open).transpose()?;
-    let mut sealed = Sealed {
-        entries: 0,
-        bytes: 0,
-        duration: Duration::ZERO,
-    };
+    // The disk gives one window's content while the next one's metadata keep the CPU busy.
+    let (ready, windows) = sync_channel(1);
+    std::thread::scope(|threads| {
+        let reading = threads.spawn(|| content::compare_all(&root, device.as_ref(), windows));
+        let looked = look(scope, &root, &mut lists, &ready);
+        drop(ready);
+        // An error in content is about an earlier window than what stopped the look.
+        let bytes = metadata::joined(reading.join())?;
+        Ok(Sealed {
+            entries: looked?,
+            bytes,
+            duration: started.elapsed(),
+        })
+    })
+}
+
+/// Compares all but content, and hands the files on whose content is to be compared; returns how
+/// many entries that were.
+fn look<L: Iterator<Item = Result<Entry, ListError>>>(
+    scope: &Scope<'_>,
+    root: &Root,
+    lists: &mut impl FnMut() -> Result<L, ListError>,
+    ready: &SyncSender<Vec<Content>>,
+) -> Result<u64, SealError> {
+    let overlay = scope.mode == Mode::Overlay;
     let mut list = lists()?;
     let mut counter = extra::Counter::new();
     let mut deleted = extra::Deleted::default();
+    let mut entries = 0;
     loop {
         let mut window = Window::default();
         let more = window.fill(&mut list, scope, &mut counter, &mut deleted)?;
-        sealed.entries += window.entries.len() as u64;
-        let files = metadata::compare(&root, scope, &window.entries)?;
+        entries += window.entries.len() as u64;
+        let files = metadata::compare(root, scope, &window.entries)?;
         if !overlay {
-            let odd = extra::count_all(&root, scope.own, &counter.take_closed(!more))?;
+            let odd = extra::count_all(root, scope.own, &counter.take_closed(!more))?;
             if let Some(dir) = odd {
-                return Err(extra::name_it(&root, scope.own, &dir, lists()?)?);
+                return Err(extra::name_it(root, scope.own, &dir, lists()?)?);
             }
         }
-        sealed.bytes += content::compare(&root, device.as_ref(), files)?;
-        if !more {
+        // It fails only when the reader has found a difference, which ends the seal.
+        if ready.send(files).is_err() || !more {
             break;
         }
     }
     if overlay {
-        deleted.check(&root, &mut lists)?;
+        deleted.check(root, lists)?;
     }
-    sealed.duration = started.elapsed();
-    Ok(sealed)
+    Ok(entries)
 }
 
 /// A part of the list.

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 
 use rustix::fs::{Advice, OFlags};
 use sha2::{Digest as _, Sha256};
@@ -21,14 +22,14 @@ const GAP: u64 = 64 << 10;
 const BLOCK: usize = 4096;
 
 /// A file whose content is to be compared.
-pub(super) struct Content<'e> {
-    pub(super) path: &'e [u8],
+pub(super) struct Content {
+    pub(super) path: Vec<u8>,
     pub(super) size: u64,
     pub(super) sha256: Digest,
     pub(super) extents: Place,
 }
 
-impl Content<'_> {
+impl Content {
     /// Its only extent, when one read gets all of it.
     fn small(&self) -> Option<Extent> {
         match &self.extents {
@@ -61,11 +62,24 @@ impl Device {
     }
 }
 
-/// Compares all of `files`; returns how many bytes that were.
-pub(super) fn compare(
+/// Compares all files of all windows; returns how many bytes that were.
+pub(super) fn compare_all(
     root: &Root,
     device: Option<&Device>,
-    mut files: Vec<Content<'_>>,
+    windows: Receiver<Vec<Content>>,
+) -> Result<u64, SealError> {
+    let mut bytes = 0;
+    for files in windows {
+        bytes += compare(root, device, files)?;
+    }
+    Ok(bytes)
+}
+
+/// Compares all of `files`; returns how many bytes that were.
+fn compare(
+    root: &Root,
+    device: Option<&Device>,
+    mut files: Vec<Content>,
 ) -> Result<u64, SealError> {
     files.sort_unstable_by_key(|file| file.extents.start());
     let spans = spans(&files);
@@ -105,7 +119,7 @@ pub(super) fn compare(
 }
 
 /// Groups neighbours that one read gets.
-fn spans(files: &[Content<'_>]) -> Vec<std::ops::Range<usize>> {
+fn spans(files: &[Content]) -> Vec<std::ops::Range<usize>> {
     let mut spans: Vec<std::ops::Range<usize>> = Vec::new();
     let mut place: Option<(u64, u64)> = None;
     for (index, file) in files.iter().enumerate() {
@@ -133,7 +147,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn span(&mut self, files: &[Content<'_>]) -> Result<u64, SealError> {
+    fn span(&mut self, files: &[Content]) -> Result<u64, SealError> {
         if let (Some(device), [first, ..]) = (self.device, files)
             && let (Some(start), Some(end)) = (first.small(), files.last().and_then(Content::small))
         {
@@ -143,7 +157,7 @@ impl Reader<'_> {
             device
                 .0
                 .read_exact_at(buffer, from)
-                .map_err(SealError::read(first.path))?;
+                .map_err(SealError::read(&first.path))?;
             let mut bytes = 0;
             for file in files {
                 let at = file.small().map_or(0, |extent| extent.physical - from) as usize;
@@ -168,7 +182,7 @@ impl Reader<'_> {
     fn by_extents(
         &mut self,
         device: &Device,
-        file: &Content<'_>,
+        file: &Content,
         extents: &[Extent],
     ) -> Result<Digest, SealError> {
         let mut digest = Sha256::new();
@@ -188,7 +202,7 @@ impl Reader<'_> {
                 device
                     .0
                     .read_exact_at(buffer, extent.physical + (at - extent.logical))
-                    .map_err(SealError::read(file.path))?;
+                    .map_err(SealError::read(&file.path))?;
                 digest.update(&buffer[..step as usize]);
                 at += step;
             }
@@ -198,12 +212,12 @@ impl Reader<'_> {
     }
 
     /// Through the file system, past what the page cache may hold of it.
-    fn by_file(&mut self, file: &Content<'_>) -> Result<Digest, SealError> {
+    fn by_file(&mut self, file: &Content) -> Result<Digest, SealError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let opened = File::from(
             self.root
-                .open_at(file.path, flags)
-                .map_err(SealError::read(file.path))?,
+                .open_at(&file.path, flags)
+                .map_err(SealError::read(&file.path))?,
         );
         let drop_pages = || {
             if let Err(error) = rustix::fs::fadvise(&opened, 0, None, Advice::DontNeed) {
@@ -218,7 +232,7 @@ impl Reader<'_> {
             let buffer = self.buffer.part(step);
             opened
                 .read_exact_at(buffer, at)
-                .map_err(SealError::read(file.path))?;
+                .map_err(SealError::read(&file.path))?;
             digest.update(buffer);
             at += step;
         }
@@ -235,7 +249,7 @@ impl Reader<'_> {
     }
 }
 
-fn verdict(file: &Content<'_>, found: Digest) -> Result<(), SealError> {
+fn verdict(file: &Content, found: Digest) -> Result<(), SealError> {
     if found == file.sha256 {
         return Ok(());
     }

@@ -14,11 +14,11 @@ use crate::filelist::{Entry, Kind, Mtime};
 use crate::tree::{Attributes, Parents, Root, fd_xattrs, name, name_xattrs, split};
 
 /// Compares all `entries`; returns the files whose content is still to be compared.
-pub(super) fn compare<'e>(
+pub(super) fn compare(
     root: &Root,
     scope: &Scope<'_>,
-    entries: &'e [Entry],
-) -> Result<Vec<Content<'e>>, SealError> {
+    entries: &[Entry],
+) -> Result<Vec<Content>, SealError> {
     let chunk = entries.len().div_ceil(threads()).max(1);
     std::thread::scope(|threads| {
         let running: Vec<_> = entries
@@ -60,7 +60,7 @@ struct Comparer<'a> {
 }
 
 impl Comparer<'_> {
-    fn entry<'e>(&mut self, entry: &'e Entry) -> Result<Option<Content<'e>>, SealError> {
+    fn entry(&mut self, entry: &Entry) -> Result<Option<Content>, SealError> {
         let read = |error: Errno| match error {
             Errno::NOENT | Errno::NOTDIR => SealError::missing(&entry.path),
             error => SealError::read(&entry.path)(error),
@@ -83,7 +83,7 @@ impl Comparer<'_> {
                 let extents =
                     extents::of(&File::from(fd), *size).map_err(SealError::read(&entry.path))?;
                 return Ok(Some(Content {
-                    path: &entry.path,
+                    path: entry.path.clone(),
                     size: *size,
                     sha256: *sha256,
                     extents,
