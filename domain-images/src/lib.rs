@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aligned;
 pub mod bundle;
 pub mod filelist;
 pub mod format;

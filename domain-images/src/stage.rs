@@ -5,7 +5,7 @@
 //!  bundle --> conductor: reads frames in order, prepares each payload's file system
 //!                |  a short queue of frames, not yet believed
 //!                v
-//!             workers (one per core): check against the signed digest, decode, make the entries
+//!             workers (one per core and one more): check against the signed digest, decode, make the entries
 //!                |
 //!                v
 //!             closer: waits for a payload's last frame, sets directories' metadata, flushes,

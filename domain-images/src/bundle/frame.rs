@@ -118,11 +118,24 @@ impl Decoder {
     /// # Errors
     /// [`FrameError::Unsound`] when it is not one zstd frame with exactly that content.
     pub fn decode(&mut self, frame: &CheckedFrame, out: &mut Vec<u8>) -> Result<(), FrameError> {
+        // Checked first, so that no memory is taken for a size that is not allowed.
+        let size = frame.frame().unpacked;
+        check_header(frame.bytes(), size)?;
+        out.resize(size as usize, 0);
+        self.decode_into(frame, out)
+    }
+
+    /// Like [`Decoder::decode`], into the first bytes of memory that is there already.
+    ///
+    /// # Errors
+    /// As there, and when `out` is shorter than the content.
+    pub fn decode_into(&mut self, frame: &CheckedFrame, out: &mut [u8]) -> Result<(), FrameError> {
         let bytes = frame.bytes();
         let size = frame.frame().unpacked;
         check_header(bytes, size)?;
-        out.clear();
-        out.reserve_exact(size as usize);
+        let out = out
+            .get_mut(..size as usize)
+            .ok_or(FrameError::Unsound("it is larger than a frame may be"))?;
         match self.0.decompress_to_buffer(bytes, out) {
             Ok(got) if got == size as usize => Ok(()),
             Ok(_) => Err(FrameError::Unsound(

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::extents::{Extent, Place};
 use super::{SealError, threads};
+use crate::aligned::{Aligned, BLOCK};
 use crate::manifest::Digest;
 use crate::tree::Root;
 
@@ -18,8 +19,6 @@ use crate::tree::Root;
 const SPAN: u64 = 1 << 20;
 /// Bytes between two files that are rather read than stepped over.
 const GAP: u64 = 64 << 10;
-/// Direct I/O is in units of this.
-const BLOCK: usize = 4096;
 
 /// A file whose content is to be compared.
 pub(super) struct Content {
@@ -90,7 +89,7 @@ fn compare(
         let mut reader = Reader {
             root,
             device,
-            buffer: Aligned::new(),
+            buffer: Aligned::new(SPAN as usize + BLOCK),
             zeros: vec![0; BLOCK * 16],
         };
         while !failed.load(Ordering::Relaxed) {
@@ -153,7 +152,7 @@ impl Reader<'_> {
         {
             let from = start.physical;
             let length = end.physical + end.bytes - from;
-            let buffer = self.buffer.part(length);
+            let buffer = &mut self.buffer.bytes()[..length as usize];
             device
                 .0
                 .read_exact_at(buffer, from)
@@ -196,9 +195,8 @@ impl Reader<'_> {
                 let step = (end - at).min(SPAN);
                 // Whole blocks, but not beyond the extent, which ends at one.
                 let whole = step.next_multiple_of(BLOCK as u64);
-                let buffer = self
-                    .buffer
-                    .part(whole.min(extent.logical + extent.bytes - at));
+                let whole = whole.min(extent.logical + extent.bytes - at);
+                let buffer = &mut self.buffer.bytes()[..whole as usize];
                 device
                     .0
                     .read_exact_at(buffer, extent.physical + (at - extent.logical))
@@ -229,7 +227,7 @@ impl Reader<'_> {
         let mut at = 0;
         while at < file.size {
             let step = (file.size - at).min(SPAN);
-            let buffer = self.buffer.part(step);
+            let buffer = &mut self.buffer.bytes()[..step as usize];
             opened
                 .read_exact_at(buffer, at)
                 .map_err(SealError::read(&file.path))?;
@@ -259,23 +257,4 @@ fn verdict(file: &Content, found: Digest) -> Result<(), SealError> {
         signed: file.sha256.to_string(),
         found: found.to_string(),
     })
-}
-
-/// A buffer that begins where direct I/O may read to.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Aligned {
-    fn new() -> Self {
-        let memory = vec![0; SPAN as usize + 2 * BLOCK];
-        let start = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
-        Self { memory, start }
-    }
-
-    /// The first `bytes`, at most [`SPAN`].
-    fn part(&mut self, bytes: u64) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + bytes as usize]
-    }
 }

@@ -47,7 +47,8 @@ fn fill<'m, R: Read + Send>(
     slot: &Slot,
     observer: &dyn StageObserver,
 ) -> Result<Closing<'m>, Problem> {
-    let workers = thread::available_parallelism().map_or(2, usize::from);
+    // One more than there are cores: now and then one waits for the disk.
+    let workers = thread::available_parallelism().map_or(2, usize::from) + 1;
     let fault = Fault::default();
     let (queue, frames) = sync_channel(QUEUE);
     let (give_back, buffers) = channel();

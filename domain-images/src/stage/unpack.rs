@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::entry::{BadTar, Entries, TarEntry, TarFile, TarKind};
 use super::error::{EntryError, Problem};
-use super::partial::{self, PartialFile};
+use super::partial::{Output, PartialFile};
 use super::progress::Stopped;
 use super::target::Target;
 use super::whiteout::is_whiteout;
@@ -133,7 +133,7 @@ impl Unpacker<'_> {
         let whole = file
             .write(at, data)
             .map_err(|error| self.entry_problem(&file.path, error))?;
-        if whole && let Ok(file_again) = file.file.try_clone() {
+        if whole && let Ok(file_again) = file.output.file.try_clone() {
             self.target.wrote(file_again, file.stored);
         }
         Ok(())
@@ -269,17 +269,21 @@ impl Unpacker<'_> {
         if content.map.is_some() {
             rustix::fs::ftruncate(&file, content.size).map_err(EntryError::os("size"))?;
         }
-        partial::write(&file, content.map.as_deref(), 0, content.data)?;
+        let output = Output::new(file, content.stored, |more| {
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(dir, name(last), flags | more, Mode::empty())
+        });
+        output.write(content.map.as_deref(), 0, content.data)?;
         let have = content.data.len() as u64;
         if have == content.stored {
-            metadata(entry).set_fd(file.as_fd(), before)?;
-            self.target.wrote(file, have);
+            metadata(entry).set_fd(output.file.as_fd(), before)?;
+            self.target.wrote(output.file, have);
             return Ok(None);
         }
         let own = |pair: &(&[u8], &[u8])| (pair.0.to_vec(), pair.1.to_vec());
         Ok(Some(Arc::new(PartialFile {
             path: entry.path.to_vec(),
-            file,
+            output,
             stored: content.stored,
             map: content.map.clone(),
             arrived: AtomicU64::new(have),

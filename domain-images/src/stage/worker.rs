@@ -10,7 +10,9 @@ use super::fault::Fault;
 use super::target::Target;
 use super::unpack::{Halt, Unpacker};
 use super::{Event, StageObserver};
+use crate::aligned::Aligned;
 use crate::bundle::{Decoder, FrameError, ReadError, UncheckedFrame};
+use crate::manifest::limits;
 
 /// A frame as it was read, and where it belongs.
 pub(super) struct Work<'a> {
@@ -30,7 +32,7 @@ pub(super) fn work(number: usize, shop: &Shop<'_, '_>, buffers: &Sender<Vec<u8>>
     let mut worker = match Decoder::new() {
         Ok(decoder) => Worker {
             decoder,
-            decoded: Vec::new(),
+            decoded: Aligned::new(limits::FRAME_UNPACKED as usize),
             number,
             shop,
         },
@@ -59,7 +61,8 @@ pub(super) fn work(number: usize, shop: &Shop<'_, '_>, buffers: &Sender<Vec<u8>>
 
 struct Worker<'a, 'w, 's> {
     decoder: Decoder,
-    decoded: Vec<u8>,
+    /// Aligned, so that content can go from here to the disk.
+    decoded: Aligned,
     /// Which of the workers this is.
     number: usize,
     shop: &'w Shop<'a, 's>,
@@ -77,13 +80,13 @@ impl<'a> Worker<'a, '_, '_> {
             })
         };
         let checked = work.frame.check().map_err(fail)?;
-        self.decoder
-            .decode(&checked, &mut self.decoded)
-            .map_err(fail)?;
+        let decoded = self.decoded.bytes();
+        self.decoder.decode_into(&checked, decoded).map_err(fail)?;
+        let decoded = &decoded[..checked.frame().unpacked as usize];
         let mut parents = target.parents(self.number);
         let parents = &mut *parents;
-        Unpacker { target, parents }.frame(index, *checked.frame(), &self.decoded)?;
-        let bytes = self.decoded.len() as u64;
+        Unpacker { target, parents }.frame(index, *checked.frame(), decoded)?;
+        let bytes = decoded.len() as u64;
         let done = target.unpacked.fetch_add(bytes, Ordering::Relaxed) + bytes;
         target.progress.done(index);
         self.shop.observer.event(Event::Unpacked {
