@@ -488,7 +488,9 @@ fn claims() -> Vec<Row> {
         ),
         (
             "file does not go on",
-            pieces(vec![piece(None, half.clone()), piece(None, file(b"y"))]),
+            // Both are counted: which worker comes first must not matter.
+            pieces(vec![piece(None, half.clone()), piece(None, file(b"y"))])
+                .with(|f| f.entries = 2),
             "cut off",
         ),
         (

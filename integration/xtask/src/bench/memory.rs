@@ -8,7 +8,7 @@ use super::watch;
 use crate::command::{command, run};
 use crate::keys::Keys;
 use crate::{packages, paths, progress};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -21,12 +21,9 @@ const SIZES: [u64; 2] = [100_000_000, 1_000_000_000];
 /// Measures and prints a table, or one JSON object for each of its rows.
 ///
 /// # Errors
-/// When this is not root, or `xupg` fails.
+/// When `xupg` fails.
 #[allow(clippy::print_stdout, reason = "the command's result")]
 pub fn memory(json: bool) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("an upgrade mounts file systems: it needs root");
-    }
     packages::ensure()?;
     let keys = Keys::ensure()?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
