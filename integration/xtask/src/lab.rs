@@ -96,7 +96,12 @@ pub fn sync() -> Result<()> {
 /// Run in dom0. A domU has no network: its image is changed while it is down.
 const AGENT_INTO: &str = "set -e
 was=0
-if xl domid DOMAIN >/dev/null 2>&1; then was=1; xl shutdown -w DOMAIN; fi
+if xl domid DOMAIN >/dev/null 2>&1; then
+	was=1
+	# One that is still booting loses the request.
+	asked=0
+	until timeout 60 xl shutdown -w DOMAIN; do asked=$((asked + 1)); [ $asked -lt 5 ]; done
+fi
 mkdir -p /run/sync
 mount -t ext4 -o loop,nosuid,nodev,noexec /var/lib/xupg/images/DOMAIN.img /run/sync
 cp /run/xupg-agent /run/sync/usr/sbin/xupg-agent
