@@ -15,6 +15,7 @@ pub mod preserve;
 pub mod seal;
 pub mod signature;
 pub mod stage;
+mod tar_header;
 mod tree;
 pub mod verify;
 pub mod version;

@@ -8,6 +8,7 @@ use super::pax::Pax;
 use super::sparse::{self, Extent};
 use crate::filelist::{Mtime, is_normal_path};
 use crate::manifest::limits;
+use crate::tar_header::checksum_holds;
 
 pub(super) const BLOCK: usize = 512;
 
@@ -235,12 +236,7 @@ impl<'a> Entries<'a> {
             .ok_or("a header is cut off")?;
         self.rest = rest;
         let header = tar::Header::from_byte_slice(block);
-        let sum: u32 = block[..148]
-            .iter()
-            .chain(&block[156..])
-            .map(|b| u32::from(*b))
-            .sum();
-        if header.cksum().ok() != Some(sum + 8 * u32::from(b' ')) {
+        if !checksum_holds(header) {
             return Err("a header's checksum is wrong");
         }
         Ok(header)

@@ -10,6 +10,7 @@ use tar::{EntryType, Header};
 use super::pax::{Pax, says_nothing};
 use super::tarball::Why;
 use crate::pax::records;
+use crate::tar_header::checksum_holds;
 
 const BLOCK: u64 = 512;
 /// Of a pax header or a long name: much more than a file's name and attributes can be.
@@ -175,16 +176,10 @@ impl<R: Read> TarStream<R> {
         }
         let mut header = Header::new_old();
         self.input.read_exact(header.as_mut_bytes())?;
-        let block = header.as_bytes();
-        if block.iter().all(|b| *b == 0) {
+        if header.as_bytes().iter().all(|b| *b == 0) {
             return self.only_zeros().map(|()| None);
         }
-        let sum: u32 = block[..148]
-            .iter()
-            .chain(&block[156..])
-            .map(|b| u32::from(*b))
-            .sum();
-        if header.cksum().ok() != Some(sum + 8 * u32::from(b' ')) {
+        if !checksum_holds(&header) {
             return Err("is followed by a header with a wrong checksum".into());
         }
         Ok(Some(header))
