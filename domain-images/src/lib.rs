@@ -4,6 +4,7 @@
 
 mod aligned;
 pub mod bundle;
+mod ext4;
 pub mod filelist;
 pub mod format;
 #[cfg(feature = "fuzzing")]

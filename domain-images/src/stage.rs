@@ -22,6 +22,7 @@ mod domain_image;
 mod entry;
 mod error;
 mod fault;
+mod fresh;
 mod partial;
 mod pax;
 mod plan;
@@ -31,6 +32,7 @@ mod sparse;
 mod store;
 mod target;
 mod unpack;
+mod walk;
 pub(crate) mod whiteout;
 mod worker;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-pub(crate) use metadata::{Attributes, Before, Maker, Metadata, fd_xattrs, name_xattrs};
+pub(crate) use metadata::{Attributes, Metadata, fd_xattrs, name_xattrs};
 
 /// Descriptors of parent directories that one worker keeps open.
 const PARENTS_KEPT: usize = 96;

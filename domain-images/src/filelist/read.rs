@@ -39,6 +39,8 @@ pub struct Reader<R> {
     number: u64,
     last: Vec<u8>,
     ended: bool,
+    /// The types that are wanted; all if `None`.
+    only: Option<u8>,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -54,7 +56,14 @@ impl<R: BufRead> Reader<R> {
             number: 0,
             last: Vec::new(),
             ended: false,
+            only: None,
         }
+    }
+
+    /// Steps over all lines but those of one type, given by its letter, without looking into them.
+    pub(crate) fn only(mut self, letter: u8) -> Self {
+        self.only = Some(letter);
+        self
     }
 
     fn read_line(&mut self) -> Result<bool, ListError> {
@@ -77,6 +86,15 @@ impl<R: BufRead> Reader<R> {
         Ok(true)
     }
 
+    fn next_wanted(&mut self) -> Result<bool, ListError> {
+        loop {
+            let more = self.read_line()?;
+            if !more || self.only.is_none_or(|letter| self.line.first() == Some(&letter)) {
+                return Ok(more);
+            }
+        }
+    }
+
     fn bad(&self, what: &'static str) -> ListError {
         ListError::Line {
             line: self.number,
@@ -88,7 +106,7 @@ impl<R: BufRead> Reader<R> {
         if self.number == 0 && (!self.read_line()? || self.line != HEADER.as_bytes()) {
             return Err(self.bad("not the beginning of a file list"));
         }
-        if !self.read_line()? {
+        if !self.next_wanted()? {
             let found: FileList = FileList {
                 sha256: std::mem::take(&mut self.digest).into(),
                 bytes: self.bytes,

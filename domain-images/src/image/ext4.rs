@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::ImageError;
 use super::command::{output, run, said};
+use super::{ImageError, Region};
 
 /// Features by name and nothing else, whatever this machine's `mke2fs.conf` thinks: an e2fsck as
 /// old as 1.43 (Debian 9) knows all of them, so a node that falls back can still check what a newer
@@ -36,20 +36,24 @@ impl Shape {
     }
 }
 
-/// Makes a fresh file system on `device`. Inode tables and journal are initialised lazily, and
-/// nothing is discarded: the file under it keeps its blocks.
+/// Makes a fresh file system on a device, an image file or a region of one. Inode tables and journal
+/// are initialised lazily, and nothing is discarded: the file keeps its blocks.
 ///
 /// # Errors
 /// `mke2fs` fails.
-pub fn make(device: &Path, shape: Shape) -> Result<(), ImageError> {
+pub fn make(disk: &Path, region: Option<Region>, shape: Shape) -> Result<(), ImageError> {
     let mut arguments: Vec<OsString> = ["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256"]
         .map(OsString::from)
         .to_vec();
     arguments.extend(["-m", "0", "-O", FEATURES, "-E"].map(OsString::from));
-    arguments.push("nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0".into());
+    let extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0";
+    arguments.push(match region {
+        Some(Region { offset, .. }) => format!("{extended},offset={offset}").into(),
+        None => extended.into(),
+    });
     arguments.push("-N".into());
     arguments.push(shape.inodes().to_string().into());
-    arguments.push(device.into());
+    arguments.push(disk.into());
     arguments.push((shape.bytes / 4096).to_string().into());
     run("mke2fs", arguments).map(drop)
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{Patterns, PreserveError, matches};
 use crate::filelist::Mtime;
-use crate::tree::{Attributes, Before, Links, Metadata, Root, fd_xattrs, name, name_xattrs, split};
+use crate::tree::{Attributes, Links, Metadata, Root, fd_xattrs, name, name_xattrs, split};
 
 /// Directories within each other.
 const MAX_DEPTH: usize = 256;
@@ -128,14 +128,14 @@ impl Carrier {
                     self.entry(&child, depth + 1)?;
                 }
                 let fd = self.to.open_dir(path).map_err(fail("open", path))?;
-                set(metadata.set_fd(fd.as_fd(), Before::Unknown), path)?;
+                set(metadata.set_fd(fd.as_fd()), path)?;
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&from, name(last), Vec::new())
                     .map_err(fail("read", path))?;
                 rustix::fs::symlinkat(&target, &to, name(last)).map_err(fail("make", path))?;
                 set(
-                    metadata.set_name(to.as_fd(), last, true, Before::Unknown),
+                    metadata.set_name(to.as_fd(), last, true),
                     path,
                 )?;
             }
@@ -144,7 +144,7 @@ impl Carrier {
                 rustix::fs::mknodat(&to, name(last), kind, mode, about.st_rdev)
                     .map_err(fail("make", path))?;
                 set(
-                    metadata.set_name(to.as_fd(), last, false, Before::Unknown),
+                    metadata.set_name(to.as_fd(), last, false),
                     path,
                 )?;
             }
@@ -176,7 +176,7 @@ impl Carrier {
         rustix::fs::mkdirat(&dir, name(last), Mode::RWXU).map_err(fail("make", path))?;
         let made = self.to.open_dir(path).map_err(fail("open", path))?;
         set(
-            metadata(&about, &attributes).set_fd(made.as_fd(), Before::Unknown),
+            metadata(&about, &attributes).set_fd(made.as_fd()),
             path,
         )?;
         restore_time(dir.as_fd(), &before, parent)
@@ -208,7 +208,7 @@ fn copy_file(
     let target = rustix::fs::openat(to, name(last), write, Mode::RUSR | Mode::WUSR);
     let mut target = File::from(target.map_err(fail("make", path))?);
     std::io::copy(&mut source, &mut target).map_err(fail("copy", path))?;
-    set(metadata.set_fd(target.as_fd(), Before::Unknown), path)
+    set(metadata.set_fd(target.as_fd()), path)
 }
 
 /// Removes what the release has at the place of a carried entry. Directories meet directories.

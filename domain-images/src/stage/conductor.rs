@@ -1,25 +1,27 @@
 //! Reads the bundle and keeps everybody busy.
 
 use std::io::Read;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
-use super::closer::{self, Closing, WriteBack};
-use super::domain_image::DomainImage;
-use super::error::Problem;
+use super::closer::{self, Closing, Tree};
+use super::domain_image::{self, DomainImage};
+use super::error::{EntryError, Problem};
 use super::fault::Fault;
+use super::fresh::Fresh;
 use super::plan::Plan;
 use super::slot::{Slot, StagedRoot};
 use super::store::{self, ListFile};
-use super::target::Target;
+use super::target::{Mounted, Place, Target};
 use super::unpack::links_of;
 use super::worker::{self, Shop, Work};
 use super::{Event, StageObserver, StageTarget, whiteout};
 use crate::bundle::{Bundle, FrameError, PayloadReader, ReadError, UncheckedFrame};
-use crate::manifest::{Manifest, Mode, Part, Payload};
-use crate::tree::{Links, Root};
+use crate::filelist::Kind;
+use crate::manifest::{Image, Manifest, Mode, Part, Payload};
+use crate::seal::OwnFiles;
+use crate::tree::{Links, Metadata, Root};
 
 /// Frames between conductor and workers: enough that no worker waits while the next one is read.
 const QUEUE: usize = 4;
@@ -32,21 +34,37 @@ pub(super) fn run<R: Read + Send>(
     observer: &dyn StageObserver,
 ) -> Result<StagedRoot, Problem> {
     let manifest = Arc::clone(bundle.manifest());
-    let entries = manifest.payloads.first().map_or(0, |dom0| dom0.entries);
-    let mut slot = Slot::make(target, plan, entries)?;
-    let dom0 = fill(&mut bundle, &manifest, target, &slot, observer)?;
-    closer::close_dom0(dom0, &bundle, &mut slot, target.seal, observer)?;
+    let dom0 = manifest
+        .payloads
+        .first()
+        .ok_or(Problem::Bundle(ReadError::Malformed(
+            "it has no payload for dom0",
+        )))?;
+    let mut slot = Slot::make(target, plan, dom0.entries)?;
+    let names = fill(&mut bundle, &manifest, target, &mut slot, observer)?;
+    // Last, so that no slot says it holds a release before it does.
+    let root = open_root(&slot)?;
+    store::put(&root, "manifest.json", bundle.manifest_bytes())?;
+    store::put(&root, "manifest.sig", bundle.signature_bytes())?;
+    names.restore(&root)?;
+    drop(root);
+    drop(names);
+    slot.remount()?;
     Ok(StagedRoot(slot))
 }
 
-/// Unpacks all payloads and closes all but dom0's.
+fn open_root(slot: &Slot) -> Result<Root, Problem> {
+    Root::open(slot.root(), Links::Refuse).map_err(Problem::io("open the slot's root"))
+}
+
+/// Unpacks and closes all payloads.
 fn fill<'m, R: Read + Send>(
     bundle: &mut Bundle<R>,
     manifest: &'m Manifest,
     target: &StageTarget,
-    slot: &Slot,
+    slot: &mut Slot,
     observer: &dyn StageObserver,
-) -> Result<Closing<'m>, Problem> {
+) -> Result<Names<'m>, Problem> {
     // One more than there are cores: now and then one waits for the disk.
     let workers = thread::available_parallelism().map_or(2, usize::from) + 1;
     let fault = Fault::default();
@@ -58,18 +76,16 @@ fn fill<'m, R: Read + Send>(
         fault: &fault,
         observer,
     };
-    let write_back = WriteBack::default();
-    let dom0 = thread::scope(|scope| {
+    let names = thread::scope(|scope| {
         for number in 0..workers {
             let (shop, give_back) = (&shop, give_back.clone());
             scope.spawn(move || worker::work(number, shop, &give_back));
         }
-        scope.spawn(|| write_back.run(&fault));
-        let closer = scope.spawn(|| closer::run(closings, &fault, target.seal, observer));
+        scope.spawn(|| closer::run(closings, &fault, target.seal, observer));
         let conductor = Conductor {
             manifest,
             target,
-            slot_root: slot.root(),
+            slot,
             observer,
             fault: &fault,
             workers,
@@ -77,31 +93,24 @@ fn fill<'m, R: Read + Send>(
             close,
             buffers,
             last: Weak::new(),
-            dom0: None,
         };
-        let dom0 = conductor.run(bundle).unwrap_or_else(|problem| {
+        // Its ends of the channels go with the conductor, so the workers end, then the closer.
+        conductor.run(bundle).unwrap_or_else(|problem| {
             fault.raise(problem);
             None
-        });
-        // The conductor and with it its ends of the channels are gone, so the workers end, then the
-        // closer, whose panic would be a bug that the scope passes on.
-        drop(closer.join());
-        if let Some(closing) = &dom0 {
-            // Stopped: the fault has the reason.
-            let _ = closing.target.wait_until_done();
-        }
-        write_back.end();
-        dom0
+        })
     });
     drop(shop);
     fault.into_result()?;
-    dom0.ok_or_else(|| Problem::Bundle(ReadError::Malformed("it has no payload for dom0")))
+    names.ok_or(Problem::Bundle(ReadError::Malformed(
+        "it has no payload for dom0",
+    )))
 }
 
 struct Conductor<'a, 'm, 's> {
     manifest: &'m Manifest,
     target: &'s StageTarget,
-    slot_root: &'s Path,
+    slot: &'s mut Slot,
     observer: &'s dyn StageObserver,
     fault: &'a Fault<'m>,
     workers: usize,
@@ -110,14 +119,19 @@ struct Conductor<'a, 'm, 's> {
     buffers: Receiver<Vec<u8>>,
     /// The payload before, if it is still being written.
     last: Weak<Target<'m>>,
-    dom0: Option<Closing<'m>>,
 }
 
 impl<'m> Conductor<'_, 'm, '_> {
-    /// Returns what is left to do for dom0; `None` when the stage was stopped.
-    fn run<R: Read>(mut self, bundle: &mut Bundle<R>) -> Result<Option<Closing<'m>>, Problem> {
-        let slot_root = Root::open(self.slot_root, Links::Refuse)
-            .map_err(Problem::io("open the slot's root"))?;
+    /// `None` when the stage was stopped.
+    fn run<R: Read>(mut self, bundle: &mut Bundle<R>) -> Result<Option<Names<'m>>, Problem> {
+        let Some(mut reader) = bundle.next_payload()? else {
+            return Ok(None);
+        };
+        // The slot's own tree is whole before anything else comes into the slot.
+        let Some(names) = self.dom0(&mut reader)? else {
+            return Ok(None);
+        };
+        let slot_root = open_root(self.slot)?;
         let mut asked = false;
         while let Some(mut reader) = bundle.next_payload()? {
             let payload = &self.manifest.payloads[reader.index()];
@@ -127,17 +141,16 @@ impl<'m> Conductor<'_, 'm, '_> {
                     return Ok(None);
                 }
             }
-            let Some(closing) = self.payload(&slot_root, payload, &mut reader)? else {
+            let Some(image) = &payload.image else {
+                return Err(ReadError::Malformed("a domU has no image").into());
+            };
+            let Some(closing) = self.domain(&slot_root, payload, image, &mut reader)? else {
                 return Ok(None);
             };
-            self.last = Arc::downgrade(&closing.target);
-            match closing.image {
-                None => self.dom0 = Some(closing),
-                // It fails only when the closer has panicked, which ends the stage anyway.
-                Some(_) => drop(self.close.send(closing)),
-            }
+            // It fails only when the closer has panicked, which ends the stage anyway.
+            drop(self.close.send(closing));
         }
-        Ok(self.dom0)
+        Ok(Some(names))
     }
 
     fn may_overlay(&self) -> Result<bool, Problem> {
@@ -150,67 +163,188 @@ impl<'m> Conductor<'_, 'm, '_> {
         Ok(!self.fault.is_stopped())
     }
 
-    /// Prepares a payload's file system and hands all its frames out.
-    fn payload<R: Read>(
-        &self,
+    /// Fills the slot's own file system, mounts it and makes all names in it.
+    fn dom0<R: Read>(
+        &mut self,
+        reader: &mut PayloadReader<'_, R>,
+    ) -> Result<Option<Names<'m>>, Problem> {
+        let payload = &self.manifest.payloads[reader.index()];
+        self.observer.event(Event::Preparing {
+            domain: &payload.domain,
+        });
+        let mut list = ListFile::nameless(payload)?;
+        let Some(first) = self.read_list(payload, &mut list, reader)? else {
+            return Ok(None);
+        };
+        let place = Place::Fresh(Fresh::begin(payload, &list, self.slot.disk()?)?);
+        let target = self.begin(payload, place);
+        if !self.hand_out(&target, first, reader)? || target.wait_until_done().is_err() {
+            return Ok(None);
+        }
+        closer::complete(target, &list, self.fault)?;
+        self.slot.open()?;
+        let names = Names {
+            list: Arc::new(list),
+            own: OwnFiles::of(self.manifest),
+            dom0: payload,
+        };
+        let root = open_root(self.slot)?;
+        for payload in &self.manifest.payloads {
+            domain_image::reserve(payload, self.slot.root())?;
+        }
+        names.list.keep(&root)?;
+        names.restore(&root)?;
+        // It fails only when the closer has panicked, which ends the stage anyway.
+        drop(self.close.send(Closing {
+            payload,
+            list: Arc::clone(&names.list),
+            tree: Tree::Slot {
+                root: self.slot.root().to_owned(),
+                device: self.slot.device().to_owned(),
+                own: OwnFiles::of(self.manifest),
+            },
+        }));
+        Ok(Some(names))
+    }
+
+    /// Prepares a domU's file system and hands all its frames out.
+    fn domain<R: Read>(
+        &mut self,
         slot_root: &Root,
         payload: &'m Payload,
+        wanted: &Image,
         reader: &mut PayloadReader<'_, R>,
     ) -> Result<Option<Closing<'m>>, Problem> {
         let domain = payload.domain.as_str();
         self.observer.event(Event::Preparing { domain });
-        let image = match &payload.image {
-            None => None,
-            Some(_) => Some(DomainImage::make(
-                payload,
-                self.slot_root,
-                &self.target.active_root,
-                &self.target.mountpoint,
-            )?),
-        };
-        let path = image.as_ref().map_or(self.slot_root, DomainImage::root);
-        let root = Root::open(path, links_of(payload.mode == Mode::Overlay))
-            .map_err(Problem::io(format!("open the root of {domain}")))?;
-        let target = Arc::new(Target::new(payload, root, self.workers));
         let mut list = ListFile::create(slot_root, payload)?;
-        self.fault.watch(&target);
-        let mut listing = true;
+        let Some(first) = self.read_list(payload, &mut list, reader)? else {
+            return Ok(None);
+        };
+        let (slot, at) = (self.slot.root(), &self.target.mountpoint);
+        let (image, place) = match payload.mode {
+            Mode::Replace => {
+                let image = DomainImage::fresh(payload, wanted, slot, at)?;
+                let fresh = Fresh::begin(payload, &list, image.disk()?)?;
+                (image, Place::Fresh(fresh))
+            }
+            Mode::Overlay => {
+                let active = &self.target.active_root;
+                let image = DomainImage::copied(payload, wanted, slot, at, active)?;
+                let root = Root::open(image.root(), links_of(true))
+                    .map_err(Problem::io(format!("open the root of {domain}")))?;
+                delete(payload, &root, &list)?;
+                (image, Place::Mounted(Mounted::new(root, self.workers)))
+            }
+        };
+        let target = self.begin(payload, place);
+        if !self.hand_out(&target, first, reader)? {
+            return Ok(None);
+        }
+        Ok(Some(Closing {
+            payload,
+            list: Arc::new(list),
+            tree: Tree::Image { target, image },
+        }))
+    }
+
+    /// Stores a payload's list; returns the first frame behind it, `None` when the stage was stopped.
+    fn read_list<R: Read>(
+        &self,
+        payload: &Payload,
+        list: &mut ListFile,
+        reader: &mut PayloadReader<'_, R>,
+    ) -> Result<Option<UncheckedFrame>, Problem> {
         while let Some(frame) = reader.next_frame(self.buffer())? {
             if self.fault.is_stopped() {
                 return Ok(None);
             }
             let index = frame.index();
-            if payload.frames[index].part == Part::List {
-                list_frame(&mut list, frame).map_err(|error| match error {
-                    ListFrame::Problem(problem) => problem,
-                    ListFrame::Frame(error) => reader.frame_error(index, error).into(),
-                })?;
-                target.progress.done(index);
-                continue;
+            if payload.frames[index].part != Part::List {
+                return Ok(Some(frame));
             }
-            if listing {
-                listing = false;
-                delete(&target, &list)?;
-            }
+            list_frame(list, frame).map_err(|error| match error {
+                ListFrame::Problem(problem) => problem,
+                ListFrame::Frame(error) => reader.frame_error(index, error).into(),
+            })?;
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, payload: &'m Payload, place: Place) -> Arc<Target<'m>> {
+        let target = Arc::new(Target::new(payload, place));
+        self.last = Arc::downgrade(&target);
+        self.fault.watch(&target);
+        target
+    }
+
+    /// Gives all frames from `first` on to the workers; returns whether nothing has stopped it.
+    fn hand_out<R: Read>(
+        &self,
+        target: &Arc<Target<'m>>,
+        first: UncheckedFrame,
+        reader: &mut PayloadReader<'_, R>,
+    ) -> Result<bool, Problem> {
+        let mut next = Some(first);
+        while let Some(frame) = next {
             let work = Work {
-                target: Arc::clone(&target),
+                target: Arc::clone(target),
                 frame,
             };
             // It fails only when all workers have panicked.
-            if self.queue.send(work).is_err() {
-                return Ok(None);
+            if self.fault.is_stopped() || self.queue.send(work).is_err() {
+                return Ok(false);
             }
+            next = reader.next_frame(self.buffer())?;
         }
-        Ok(Some(Closing {
-            target,
-            image,
-            list,
-        }))
+        Ok(true)
     }
 
     fn buffer(&self) -> Vec<u8> {
         self.buffers.try_recv().unwrap_or_default()
     }
+}
+
+/// Names in the slot's tree that are not the payload's. Making them changes the times of directories
+/// that are.
+struct Names<'m> {
+    list: Arc<ListFile>,
+    own: OwnFiles,
+    dom0: &'m Payload,
+}
+
+impl Names<'_> {
+    /// Gives the directories above the names what is signed about them.
+    fn restore(&self, slot: &Root) -> Result<(), Problem> {
+        self.list.each(self.dom0, Some(b'd'), |entry| {
+            if !self.own.allows(&entry.path) && entry.path != b"." {
+                return Ok(());
+            }
+            set_directory(slot, self.dom0, &entry)
+        })
+    }
+}
+
+/// Sets a directory's metadata.
+pub(super) fn set_directory(
+    root: &Root,
+    payload: &Payload,
+    entry: &crate::filelist::Entry,
+) -> Result<(), Problem> {
+    if entry.kind != Kind::Directory {
+        return Ok(());
+    }
+    let metadata = Metadata {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        xattrs: &entry.xattrs,
+    };
+    let fd = root.open_dir(&entry.path);
+    fd.map_err(EntryError::os("open"))
+        .and_then(|fd| Ok(metadata.set_fd(std::os::fd::AsFd::as_fd(&fd))?))
+        .map_err(|error| Problem::entry(&payload.domain, &entry.path, error))
 }
 
 enum ListFrame {
@@ -225,19 +359,10 @@ fn list_frame(list: &mut ListFile, frame: UncheckedFrame) -> Result<(), ListFram
     list.append(piece).map_err(ListFrame::Problem)
 }
 
-/// In an overlay, applies all whiteouts; in any case, the list is whole and well-formed after this.
-fn delete(target: &Target<'_>, list: &ListFile) -> Result<(), Problem> {
-    if !target.is_overlay() {
-        return Ok(());
-    }
-    list.each(target.payload, |entry| {
-        whiteout::apply(&target.root, &entry)
-            .map_err(|error| Problem::entry(target.domain(), &entry.path, error))
+/// Applies all whiteouts of an overlay.
+fn delete(payload: &Payload, root: &Root, list: &ListFile) -> Result<(), Problem> {
+    list.each(payload, None, |entry| {
+        whiteout::apply(root, &entry)
+            .map_err(|error| Problem::entry(&payload.domain, &entry.path, error))
     })
-}
-
-/// Stores the signed manifest beside the lists.
-pub(super) fn store_release<R: Read>(bundle: &Bundle<R>, slot: &Root) -> Result<(), Problem> {
-    store::put(slot, "manifest.json", bundle.manifest_bytes())?;
-    store::put(slot, "manifest.sig", bundle.signature_bytes())
 }

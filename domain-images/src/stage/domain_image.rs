@@ -1,26 +1,32 @@
 //! A domU's image in the mounted slot while its payload is written.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
 use super::store::make_dirs;
 use super::under;
+use crate::ext4::Disk;
 use crate::image::{
     self, Check, FileKind, ImageError, LoopDevice, LoopOptions, MountGuard, MountOptions, Shape,
 };
-use crate::manifest::{Mode, Payload};
+use crate::manifest::{Image, Mode, Payload};
 use crate::tree::{Links, Root, split};
 
-/// The image, attached and mounted. Field order is drop order: unmount, remove the mount point,
-/// detach.
+/// The image file, mounted or not.
 pub(super) struct DomainImage {
+    mounted: Option<Mounted>,
+    file: PathBuf,
+    mountpoint: PathBuf,
+    domain: String,
+}
+
+/// Field order is drop order: unmount, remove the mount point, detach.
+struct Mounted {
     mount: Option<MountGuard>,
     mountpoint: MountPoint,
     device: LoopDevice,
-    file: PathBuf,
-    domain: String,
 }
 
 /// A directory made to mount on. Never removed with what is in it.
@@ -34,119 +40,172 @@ impl Drop for MountPoint {
     }
 }
 
+/// Makes the image file of a payload in the slot, with all its blocks where it is not to be a copy.
+pub(super) fn reserve(payload: &Payload, slot_root: &Path) -> Result<(), Problem> {
+    let Some(wanted) = &payload.image else {
+        return Ok(());
+    };
+    let path = under(slot_root, &wanted.path);
+    create(slot_root, &wanted.path, &path)
+        .and_then(|file| match payload.mode {
+            Mode::Replace => image::allocate(&file, &path, wanted.bytes),
+            Mode::Overlay => Ok(()),
+        })
+        .map_err(Problem::image(&payload.domain))
+}
+
 impl DomainImage {
-    /// Makes a fresh image, or copies the active one, and mounts it to be filled.
-    pub(super) fn make(
+    /// Makes a fresh file system in the reserved image, for [`Disk`] to be filled.
+    pub(super) fn fresh(
         payload: &Payload,
+        wanted: &Image,
         slot_root: &Path,
-        active_root: &Path,
         mountpoint: &Path,
     ) -> Result<Self, Problem> {
-        let domain = payload.domain.as_str();
-        let fail = || Problem::image(domain);
-        let Some(wanted) = &payload.image else {
-            return Err(Problem::Image {
-                domain: domain.to_owned(),
-                source: ImageError::Unusable {
-                    path: slot_root.to_owned(),
-                    reason: "a domU needs an image",
-                },
-            });
-        };
-        let path = under(slot_root, &wanted.path);
-        let file = create(slot_root, &wanted.path, &path).map_err(fail())?;
-        match payload.mode {
-            Mode::Replace => image::allocate(&file, &path, wanted.bytes).map_err(fail())?,
-            Mode::Overlay => {
-                let from = under(active_root, &wanted.path);
-                let active = image::open_regular(&from, FileKind::Read).map_err(fail())?;
-                image::copy(&active, &file, &path, wanted.bytes).map_err(fail())?;
-                file.sync_all()
-                    .map_err(ImageError::io("flush", &path))
-                    .map_err(fail())?;
-            }
-        }
-        let bytes = file
-            .metadata()
-            .map_err(ImageError::io("look at", &path))
-            .map_err(fail())?
-            .size();
-        drop(file);
-        let options = LoopOptions {
-            // Ours has blocks of 4096 bytes; the guest's may have any.
-            small_blocks: payload.mode == Mode::Overlay,
-            ..LoopOptions::default()
-        };
-        let device = LoopDevice::attach(&path, options).map_err(fail())?;
+        let image = Self::at(payload, wanted, slot_root, mountpoint);
         let shape = Shape {
-            bytes,
+            bytes: wanted.bytes,
             entries: payload.entries,
         };
-        match payload.mode {
-            Mode::Replace => image::make(device.path(), shape).map_err(fail())?,
-            Mode::Overlay => {
-                // A guest has written it: it is checked before the kernel mounts it.
-                image::check(device.path(), Check::Repair).map_err(fail())?;
-                image::grow(device.path()).map_err(fail())?;
-            }
+        image::make(&image.file, None, shape).map_err(Problem::image(&image.domain))?;
+        Ok(image)
+    }
+
+    /// Copies the active image into the reserved one and mounts it.
+    pub(super) fn copied(
+        payload: &Payload,
+        wanted: &Image,
+        slot_root: &Path,
+        mountpoint: &Path,
+        active_root: &Path,
+    ) -> Result<Self, Problem> {
+        let mut image = Self::at(payload, wanted, slot_root, mountpoint);
+        image
+            .copy(wanted, &under(active_root, &wanted.path))
+            .map_err(Problem::image(&image.domain))?;
+        // The guest's file system may have blocks of any size.
+        image.attach(true)?;
+        if let Some(Mounted { device, .. }) = &image.mounted {
+            // A guest has written it: it is checked before the kernel mounts it.
+            image::check(device.path(), Check::Repair)
+                .and_then(|()| image::grow(device.path()))
+                .map_err(Problem::image(&image.domain))?;
         }
-        let mountpoint = own_mountpoint(mountpoint, domain).map_err(fail())?;
-        let options = MountOptions {
+        image.mount(MountOptions {
             without_journal: true,
             ..MountOptions::default()
-        };
-        let mount = device.mount(&mountpoint.0, options).map_err(fail())?;
-        Ok(Self {
-            mount: Some(mount),
-            mountpoint,
-            device,
-            file: path,
-            domain: domain.to_owned(),
-        })
+        })?;
+        Ok(image)
     }
 
+    fn at(payload: &Payload, wanted: &Image, slot_root: &Path, mountpoint: &Path) -> Self {
+        let mut own = mountpoint.as_os_str().to_owned();
+        own.push(".");
+        own.push(&payload.domain);
+        Self {
+            mounted: None,
+            file: under(slot_root, &wanted.path),
+            mountpoint: own.into(),
+            domain: payload.domain.clone(),
+        }
+    }
+
+    fn copy(&self, wanted: &Image, from: &Path) -> Result<(), ImageError> {
+        let active = image::open_regular(from, FileKind::Read)?;
+        let file = image::open_regular(&self.file, FileKind::Write)?;
+        image::copy(&active, &file, &self.file, wanted.bytes)?;
+        file.sync_all()
+            .map_err(ImageError::io("flush", &self.file))
+    }
+
+    /// The image while it is not mounted.
+    pub(super) fn disk(&self) -> Result<Disk, Problem> {
+        let doing = || format!("open the image {}", self.file.display());
+        Disk::open(&self.file, None).map_err(Problem::io(doing()))
+    }
+
+    /// Where it is mounted.
     pub(super) fn root(&self) -> &Path {
-        &self.mountpoint.0
+        &self.mountpoint
     }
 
-    /// The loop device, for the seal.
+    /// The loop device, for the seal, while there is one.
     pub(super) fn device(&self) -> &Path {
-        self.device.path()
+        let attached = self.mounted.as_ref();
+        attached.map_or(&self.file, |mounted| mounted.device.path())
     }
 
     /// Mounts the image anew and read-only: what is read from now on comes from the disk.
     pub(super) fn remount_read_only(&mut self) -> Result<(), Problem> {
-        self.unmount()?;
-        let options = MountOptions {
+        match &mut self.mounted {
+            Some(mounted) => mounted.unmount().map_err(Problem::image(&self.domain))?,
+            None => self.attach(false)?,
+        }
+        self.mount(MountOptions {
             read_only: true,
             ..MountOptions::default()
+        })
+    }
+
+    fn attach(&mut self, small_blocks: bool) -> Result<(), Problem> {
+        let options = LoopOptions {
+            small_blocks,
+            ..LoopOptions::default()
         };
-        let mount = self.device.mount(&self.mountpoint.0, options);
-        self.mount = Some(mount.map_err(Problem::image(&self.domain))?);
+        let fail = || Problem::image(&self.domain);
+        let device = LoopDevice::attach(&self.file, options).map_err(fail())?;
+        let mountpoint = self.make_mountpoint().map_err(fail())?;
+        self.mounted = Some(Mounted {
+            mount: None,
+            mountpoint,
+            device,
+        });
         Ok(())
     }
 
-    pub(super) fn unmount(&mut self) -> Result<(), Problem> {
-        if let Some(mount) = self.mount.take() {
-            mount.unmount().map_err(Problem::image(&self.domain))?;
+    fn mount(&mut self, options: MountOptions) -> Result<(), Problem> {
+        if let Some(mounted) = &mut self.mounted {
+            let mount = mounted.device.mount(&mounted.mountpoint.0, options);
+            mounted.mount = Some(mount.map_err(Problem::image(&self.domain))?);
         }
         Ok(())
     }
 
+    fn make_mountpoint(&self) -> Result<MountPoint, ImageError> {
+        match fs::create_dir(&self.mountpoint) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(
+                ImageError::io("make the mount point", &self.mountpoint)(error),
+            ),
+            _ => Ok(MountPoint(self.mountpoint.clone())),
+        }
+    }
+
     /// Unmounts, detaches and flushes the image file.
     pub(super) fn finish(mut self) -> Result<(), Problem> {
+        let sync = |file: &Path| {
+            File::open(file)
+                .and_then(|opened| opened.sync_all())
+                .map_err(ImageError::io("flush", file))
+        };
+        let detached = match self.mounted.take() {
+            Some(mounted) => mounted.end(),
+            None => Ok(()),
+        };
+        detached
+            .and_then(|()| sync(&self.file))
+            .map_err(Problem::image(&self.domain))
+    }
+}
+
+impl Mounted {
+    fn unmount(&mut self) -> Result<(), ImageError> {
+        self.mount.take().map_or(Ok(()), MountGuard::unmount)
+    }
+
+    fn end(mut self) -> Result<(), ImageError> {
         self.unmount()?;
-        let Self {
-            device,
-            file,
-            domain,
-            ..
-        } = self;
-        device.detach().map_err(Problem::image(&domain))?;
-        File::open(&file)
-            .and_then(|opened| opened.sync_all())
-            .map_err(ImageError::io("flush", &file))
-            .map_err(Problem::image(&domain))
+        let Self { device, .. } = self;
+        device.detach()
     }
 }
 
@@ -163,17 +222,4 @@ fn create(slot_root: &Path, inside: &str, path: &Path) -> Result<File, ImageErro
         .mode(0o600)
         .open(path)
         .map_err(ImageError::io("create", path))
-}
-
-fn own_mountpoint(slot_mountpoint: &Path, domain: &str) -> Result<MountPoint, ImageError> {
-    let mut name = slot_mountpoint.as_os_str().to_owned();
-    name.push(".");
-    name.push(domain);
-    let path = PathBuf::from(name);
-    match fs::create_dir(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(ImageError::io("make the mount point", &path)(error))
-        }
-        _ => Ok(MountPoint(path)),
-    }
 }

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::bundle::ReadError;
+use crate::ext4::FillError;
 use crate::filelist::ListError;
 use crate::image::ImageError;
 use crate::seal::SealError;
@@ -152,6 +153,19 @@ impl EntryError {
             doing,
             source: source.into(),
         }
+    }
+}
+
+impl From<FillError> for EntryError {
+    fn from(error: FillError) -> Self {
+        let source = match error {
+            FillError::Refused(reason) => return Self::Refused(reason),
+            FillError::Full | FillError::NoInodes => Errno::NOSPC.into(),
+            FillError::Io(source) => source,
+            other @ FillError::Unexpected(_) => io::Error::other(other),
+        };
+        let doing = "make";
+        Self::Os { doing, source }
     }
 }
 

@@ -24,7 +24,7 @@ impl<'a> Fault<'a> {
     pub(super) fn watch(&self, target: &Arc<Target<'a>>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_stopped() {
-            target.progress.stop();
+            target.stop();
         } else {
             inner.targets.push(Arc::clone(target));
         }
@@ -46,14 +46,8 @@ impl<'a> Fault<'a> {
         }
         self.stopped.store(true, Ordering::SeqCst);
         for target in inner.targets.drain(..) {
-            target.progress.stop();
+            target.stop();
         }
-    }
-
-    /// The targets that are being written.
-    pub(super) fn targets(&self) -> Vec<Arc<Target<'a>>> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.targets.clone()
     }
 
     pub(super) fn is_stopped(&self) -> bool {

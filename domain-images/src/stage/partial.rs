@@ -13,7 +13,7 @@ use super::EntryError;
 use super::sparse::{self, Extent};
 use crate::aligned::BLOCK;
 use crate::filelist::Mtime;
-use crate::tree::{Attributes, Before, Metadata};
+use crate::tree::{Attributes, Metadata};
 
 /// Files of as many bytes are written past the page cache, which would cost a copy and more. For
 /// smaller ones the disk's answer, for which a worker waits, costs more than that.
@@ -36,17 +36,15 @@ pub(super) struct PartialFile {
     pub(super) gid: u32,
     pub(super) mtime: Mtime,
     pub(super) xattrs: Attributes,
-    /// What the file was made with.
-    pub(super) before: Before,
 }
 
 impl PartialFile {
-    /// Writes `data`, the stored bytes from `stored` on. Returns whether the file is whole now.
-    pub(super) fn write(&self, stored: u64, data: &[u8]) -> Result<bool, EntryError> {
+    /// Writes `data`, the stored bytes from `stored` on.
+    pub(super) fn write(&self, stored: u64, data: &[u8]) -> Result<(), EntryError> {
         self.output.write(self.map.as_deref(), stored, data)?;
         let bytes = data.len() as u64;
         if self.missing.fetch_sub(bytes, Ordering::AcqRel) != bytes {
-            return Ok(false);
+            return Ok(());
         }
         let metadata = Metadata {
             mode: self.mode,
@@ -55,8 +53,7 @@ impl PartialFile {
             mtime: self.mtime,
             xattrs: &self.xattrs,
         };
-        metadata.set_fd(self.output.file.as_fd(), self.before)?;
-        Ok(true)
+        Ok(metadata.set_fd(self.output.file.as_fd())?)
     }
 }
 

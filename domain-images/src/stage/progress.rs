@@ -15,7 +15,6 @@ pub(super) type Tail = Option<Arc<PartialFile>>;
 #[derive(Debug)]
 pub(super) struct Stopped;
 
-#[derive(Default)]
 pub(super) struct Progress {
     state: Mutex<State>,
     changed: Condvar,
@@ -33,6 +32,18 @@ struct State {
 }
 
 impl Progress {
+    /// All frames before `first` are done already.
+    pub(super) fn after(first: usize) -> Self {
+        let state = State {
+            done_before: first,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere ends the stage; the state itself is never half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

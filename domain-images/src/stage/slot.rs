@@ -6,64 +6,67 @@ use std::path::{Path, PathBuf};
 use super::StageTarget;
 use super::error::Problem;
 use super::plan::Plan;
-use crate::image::{self, ImageError, LoopDevice, LoopOptions, MountGuard, MountOptions, Shape};
+use crate::ext4::Disk;
+use crate::image::{
+    self, ImageError, LoopDevice, LoopOptions, MountGuard, MountOptions, Region, Shape,
+};
 
 const DOM0: &str = "dom0";
 
 /// The slot with its fresh file system. Field order is drop order: unmount, then detach.
 pub(super) struct Slot {
     mount: Option<MountGuard>,
-    device: SlotDevice,
+    /// Only while it is mounted, and only for a slot that is no block device.
+    attached: Option<LoopDevice>,
+    path: PathBuf,
+    region: Option<Region>,
+    is_device: bool,
     mountpoint: PathBuf,
 }
 
-enum SlotDevice {
-    Block(PathBuf),
-    File(LoopDevice, PathBuf),
-}
-
-impl SlotDevice {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Block(path) => path,
-            Self::File(device, _) => device.path(),
-        }
-    }
-}
-
 impl Slot {
-    /// Makes the slot's file system and mounts it to be filled.
+    /// Makes the slot's file system, for [`Disk`] to be filled.
     pub(super) fn make(target: &StageTarget, plan: &Plan, entries: u64) -> Result<Self, Problem> {
-        let fail = || Problem::image(DOM0);
-        let device = if plan.is_device {
-            SlotDevice::Block(target.slot.clone())
-        } else {
-            let options = LoopOptions {
-                region: target.region,
-                ..LoopOptions::default()
-            };
-            let device = LoopDevice::attach(&target.slot, options).map_err(fail())?;
-            SlotDevice::File(device, target.slot.clone())
-        };
         let shape = Shape {
             bytes: plan.slot_bytes,
             entries,
         };
-        image::make(device.path(), shape).map_err(fail())?;
-        let mut slot = Self {
+        image::make(&target.slot, target.region, shape).map_err(Problem::image(DOM0))?;
+        Ok(Self {
             mount: None,
-            device,
+            attached: None,
+            path: target.slot.clone(),
+            region: target.region,
+            is_device: plan.is_device,
             mountpoint: target.mountpoint.clone(),
-        };
-        slot.mount(MountOptions {
+        })
+    }
+
+    /// The slot while it is not mounted.
+    pub(super) fn disk(&self) -> Result<Disk, Problem> {
+        Disk::open(&self.path, self.region)
+            .map_err(Problem::io(format!("open the slot {}", self.path.display())))
+    }
+
+    /// Mounts the filled slot, so that the images can be made in it; without its journal, since a
+    /// crash costs the slot anyway.
+    pub(super) fn open(&mut self) -> Result<(), Problem> {
+        self.mount(MountOptions {
             without_journal: true,
             ..MountOptions::default()
-        })?;
-        Ok(slot)
+        })
     }
 
     fn mount(&mut self, options: MountOptions) -> Result<(), Problem> {
-        let guard = MountGuard::mount(self.device.path(), &self.mountpoint, options);
+        if !self.is_device && self.attached.is_none() {
+            let options = LoopOptions {
+                region: self.region,
+                ..LoopOptions::default()
+            };
+            let device = LoopDevice::attach(&self.path, options);
+            self.attached = Some(device.map_err(Problem::image(DOM0))?);
+        }
+        let guard = MountGuard::mount(self.device(), &self.mountpoint, options);
         self.mount = Some(guard.map_err(Problem::image(DOM0))?);
         Ok(())
     }
@@ -85,9 +88,9 @@ impl Slot {
         Ok(())
     }
 
-    /// The block device, for the seal.
+    /// The block device, for the seal, while the slot is mounted.
     pub(super) fn device(&self) -> &Path {
-        self.device.path()
+        self.attached.as_ref().map_or(&self.path, LoopDevice::path)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -101,13 +104,13 @@ impl Slot {
                 .and_then(|file| file.sync_all())
                 .map_err(ImageError::io("flush", path))
         };
-        match self.device {
-            SlotDevice::Block(path) => sync(&path),
-            SlotDevice::File(device, file) => sync(device.path())
-                .and_then(|()| device.detach())
-                .and_then(|()| sync(&file)),
-        }
-        .map_err(Problem::image(DOM0))
+        let detached = match self.attached.take() {
+            Some(device) => sync(device.path()).and_then(|()| device.detach()),
+            None => Ok(()),
+        };
+        detached
+            .and_then(|()| sync(&self.path))
+            .map_err(Problem::image(DOM0))
     }
 }
 

@@ -4,6 +4,8 @@ use super::entry::BLOCK;
 
 /// Extents of one file at most, as [`crate::format`] says.
 const MAX_EXTENTS: usize = 16_384;
+/// Blocks of which extents are made.
+const FILE_BLOCK: u64 = 4096;
 
 /// A run of stored bytes and where in the file it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub(super) struct Extent {
 }
 
 /// Reads the map at the beginning of `data`; returns it and the bytes it takes, padding included.
-/// Extents ascend, do not overlap and lie within `size`.
+/// Extents ascend, do not overlap, lie within `size` and are whole blocks, but for the file's end.
 pub(super) fn read_map(data: &[u8], size: u64) -> Result<(Vec<Extent>, usize), &'static str> {
     let mut at = 0;
     let mut number = || -> Result<u64, &'static str> {
@@ -52,6 +54,11 @@ pub(super) fn read_map(data: &[u8], size: u64) -> Result<(Vec<Extent>, usize), &
             stored,
         });
         stored += bytes;
+    }
+    let whole = |number: u64| number.is_multiple_of(FILE_BLOCK);
+    let is_whole = |e: &Extent| whole(e.offset) && (whole(e.bytes) || e.offset + e.bytes == size);
+    if !map.iter().all(|extent| extent.bytes == 0 || is_whole(extent)) {
+        return Err("its sparse map is not made of whole blocks");
     }
     let padded = at.next_multiple_of(BLOCK);
     match data.get(at..padded) {
@@ -99,11 +106,12 @@ mod tests {
 
     #[test]
     fn stored_bytes_go_to_their_places() {
-        let (map, bytes) = map("3\n0\n4\n8\n0\n4096\n4\n", 5000).unwrap();
+        let (map, bytes) = map("3\n0\n4096\n8000\n0\n8192\n4\n", 8196).unwrap();
         assert_eq!(bytes, 512);
-        for cut in 0..=8 {
-            let mut file = vec![b'.'; 5000];
-            for (stored, data) in [(0, &b"abcdefgh"[..cut]), (cut, &b"abcdefgh"[cut..])] {
+        let stored: Vec<u8> = (0..4100_u16).map(|n| (n % 251) as u8 + 1).collect();
+        for cut in [0, 1, 4095, 4096, 4097, 4100] {
+            let mut file = vec![0; 8196];
+            for (stored, data) in [(0, &stored[..cut]), (cut, &stored[cut..])] {
                 place(&map, stored as u64, data, |offset, piece| {
                     let at = offset as usize;
                     file[at..at + piece.len()].copy_from_slice(piece);
@@ -111,8 +119,9 @@ mod tests {
                 })
                 .unwrap();
             }
-            assert_eq!(&file[..5], b"abcd.", "cut at {cut}");
-            assert_eq!(&file[4095..4101], b".efgh.", "cut at {cut}");
+            assert_eq!(file[..4096], stored[..4096], "cut at {cut}");
+            assert_eq!(file[4096..8192], [0; 4096], "cut at {cut}");
+            assert_eq!(file[8192..], stored[4096..], "cut at {cut}");
         }
     }
 
@@ -127,5 +136,7 @@ mod tests {
         );
         assert!(map("2\n0\n1\n", 5000).is_err(), "cut off");
         assert!(map("x\n", 5000).is_err(), "not a number");
+        assert!(map("1\n512\n4488\n", 5000).is_err(), "begins in a block");
+        assert!(map("1\n0\n4999\n", 5000).is_err(), "ends in a block");
     }
 }

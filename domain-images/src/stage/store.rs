@@ -2,8 +2,8 @@
 //! compared at any time.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek as _};
-use std::path::Path;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::error::Problem;
 use crate::filelist::{ListError, Reader};
 use crate::manifest::Payload;
-use crate::tree::{Links, Root, name, split};
+use crate::tree::{Root, name, split};
 
 /// Where a slot keeps what was signed about it; relative to its root.
 pub(crate) const RELEASE_DIR: &str = "var/lib/xupg/release";
@@ -28,9 +28,22 @@ impl ListFile {
     /// Creates the payload's list in the slot.
     pub(super) fn create(slot: &Root, payload: &Payload) -> Result<Self, Problem> {
         let domain = payload.domain.clone();
-        let path = format!("{RELEASE_DIR}/{domain}{LIST_SUFFIX}");
-        let file = create(slot, path.as_bytes())?;
+        let file = create(slot, list_path(&domain).as_bytes())?;
         Ok(Self { file, domain })
+    }
+
+    /// dom0's list comes before there is a slot to keep it in: a file without a name, until then.
+    pub(super) fn nameless(payload: &Payload) -> Result<Self, Problem> {
+        let file = tempfile::tempfile().map_err(Problem::io("create a file for a file list"))?;
+        let domain = payload.domain.clone();
+        Ok(Self { file, domain })
+    }
+
+    /// Stores it in the slot.
+    pub(super) fn keep(&self, slot: &Root) -> Result<(), Problem> {
+        let from = self.file.try_clone();
+        let from = from.map_err(Problem::io(format!("read the file list of {}", self.domain)))?;
+        put(slot, &format!("{}{LIST_SUFFIX}", self.domain), At { file: from, at: 0 })
     }
 
     /// Appends what a list frame holds.
@@ -42,14 +55,19 @@ impl ListFile {
         )))
     }
 
-    /// Calls `each` for every entry. Only when it returns `Ok` were the entries the signed ones; but
+    /// Calls `each` for every entry, or every one of a type. Only when it returns `Ok` were the entries the signed ones; but
     /// all pieces were checked one by one before.
     pub(super) fn each(
         &self,
         payload: &Payload,
+        only: Option<u8>,
         mut each: impl FnMut(crate::filelist::Entry) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
-        for entry in self.reader(payload).map_err(|source| self.bad(source))? {
+        let mut reader = self.reader(payload).map_err(|source| self.bad(source))?;
+        if let Some(letter) = only {
+            reader = reader.only(letter);
+        }
+        for entry in reader {
             each(entry.map_err(|source| self.bad(source))?)?;
         }
         Ok(())
@@ -57,17 +75,10 @@ impl ListFile {
 
     /// Reads the list from its beginning.
     pub(super) fn reader(&self, payload: &Payload) -> Result<ListReader, ListError> {
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        open_list(file, payload)
+        open_list(self.file.try_clone()?, payload)
     }
 
-    /// Closes the list, so that the slot can be unmounted.
-    pub(super) fn close(self) -> ClosedList {
-        ClosedList(self.domain)
-    }
-
-    fn bad(&self, source: ListError) -> Problem {
+    pub(super) fn bad(&self, source: ListError) -> Problem {
         Problem::List {
             domain: self.domain.clone(),
             source,
@@ -75,30 +86,31 @@ impl ListFile {
     }
 }
 
-/// A list that is stored and not open.
-pub(super) struct ClosedList(String);
+fn list_path(domain: &str) -> String {
+    format!("{RELEASE_DIR}/{domain}{LIST_SUFFIX}")
+}
 
-impl ClosedList {
-    /// Opens it again in the slot that is mounted at `root`.
-    pub(super) fn reopen(self, root: &Path) -> Result<ListFile, Problem> {
-        let path = format!("{RELEASE_DIR}/{}{LIST_SUFFIX}", self.0);
-        let file = Root::open(root, Links::Refuse)
-            .and_then(|root| root.open_at(path.as_bytes(), OFlags::RDONLY))
-            .map_err(Problem::io(format!("open {path} in the slot")))?;
-        Ok(ListFile {
-            file: file.into(),
-            domain: self.0,
-        })
+/// A file read from its beginning, whoever else reads it.
+pub(crate) struct At {
+    file: File,
+    at: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.file.read_at(buffer, self.at)?;
+        self.at += got as u64;
+        Ok(got)
     }
 }
 
 /// A stored list, decompressed as it is read.
 pub(crate) type ListReader =
-    Reader<BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>>;
+    Reader<BufReader<zstd::stream::read::Decoder<'static, BufReader<At>>>>;
 
 /// Reads a stored list.
 pub(crate) fn open_list(file: File, payload: &Payload) -> Result<ListReader, ListError> {
-    Reader::open_packed(file, payload.file_list)
+    Reader::open_packed(At { file, at: 0 }, payload.file_list)
 }
 
 /// Stores one of the slot's own files.

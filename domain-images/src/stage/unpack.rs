@@ -1,4 +1,4 @@
-//! Makes the entries of one decoded frame.
+//! Makes the entries of one decoded frame in a mounted copy of what a domU has.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -8,15 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::entry::{BadTar, Entries, TarEntry, TarFile, TarKind};
+use super::entry::{Entries, TarEntry, TarFile, TarKind};
 use super::error::{EntryError, Problem};
 use super::partial::{Output, PartialFile};
 use super::progress::Stopped;
 use super::target::Target;
 use super::whiteout::is_whiteout;
-use crate::filelist::has_capability;
 use crate::manifest::{Frame, Part};
-use crate::tree::{Links, Metadata, Parents, name};
+use crate::tree::{Links, Metadata, Parents, Root, name};
 
 /// How a worker's step ends early.
 pub(super) enum Halt {
@@ -51,6 +50,7 @@ pub(crate) fn links_of(overlay: bool) -> Links {
 /// One worker's view of one payload.
 pub(super) struct Unpacker<'a> {
     pub(super) target: &'a Target<'a>,
+    pub(super) root: &'a Root,
     pub(super) parents: &'a mut Parents,
 }
 
@@ -64,7 +64,7 @@ impl Unpacker<'_> {
         let mut said = false;
         if let Some((file, at)) = self.continued(index, frame)? {
             let (data, rest) = Entries::after(tar, file.stored - at)
-                .map_err(|reason| self.bad(&file.path, reason))?;
+                .map_err(|reason| target.bad(&file.path, reason))?;
             entries = rest;
             let end = at + data.len() as u64;
             if end < file.stored {
@@ -75,16 +75,12 @@ impl Unpacker<'_> {
             }
             self.write_more(&file, at, data)?;
         }
-        while let Some(entry) = entries.next().map_err(|bad| self.bad_tar(&bad))? {
+        while let Some(entry) = entries.next().map_err(|bad| target.bad_tar(&bad))? {
             if let Some(file) = self.make(&entry, index, frame.part)? {
                 unfinished = Some(file);
             }
         }
-        let is_last = index + 1 == target.payload.frames.len();
-        if entries.ended() != is_last {
-            let reason = "the tar stream does not end with its last frame";
-            return Err(self.bad(b"", reason).into());
-        }
+        target.check_end(index, entries.ended())?;
         if said {
             return Ok(());
         }
@@ -102,15 +98,13 @@ impl Unpacker<'_> {
         };
         let tail = self.target.progress.take(index - 1)?;
         let Some(file) = tail else {
-            return Err(self
-                .bad(b"", "a frame continues a file that has ended")
-                .into());
+            let reason = "a frame continues a file that has ended";
+            return Err(self.target.bad(b"", reason).into());
         };
         let arrived = file.arrived.load(Ordering::Acquire);
         if at != arrived || at >= file.stored {
-            return Err(self
-                .bad(&file.path, "a frame continues it at the wrong place")
-                .into());
+            let reason = "a frame continues it at the wrong place";
+            return Err(self.target.bad(&file.path, reason).into());
         }
         Ok(Some((file, at)))
     }
@@ -120,7 +114,7 @@ impl Unpacker<'_> {
         let next = self.target.payload.frames.get(index + 1);
         let expected = next.is_some_and(|frame| frame.continues.is_some());
         match (file, expected) {
-            (Some(file), false) => Err(self.bad(&file.path, "it is cut off").into()),
+            (Some(file), false) => Err(self.target.bad(&file.path, "it is cut off").into()),
             (file, true) => {
                 self.target.progress.leave(index, file.cloned());
                 Ok(())
@@ -130,13 +124,8 @@ impl Unpacker<'_> {
     }
 
     fn write_more(&self, file: &PartialFile, at: u64, data: &[u8]) -> Result<(), Halt> {
-        let whole = file
-            .write(at, data)
-            .map_err(|error| self.entry_problem(&file.path, error))?;
-        if whole && let Ok(file_again) = file.output.file.try_clone() {
-            self.target.wrote(file_again, file.stored);
-        }
-        Ok(())
+        file.write(at, data)
+            .map_err(|error| self.entry_problem(&file.path, error).into())
     }
 
     /// Makes one entry; returns the file if more of its data are to come.
@@ -146,19 +135,13 @@ impl Unpacker<'_> {
         index: usize,
         part: Part,
     ) -> Result<Option<Arc<PartialFile>>, Halt> {
-        let stored = match &entry.kind {
-            TarKind::File(file) => file.stored,
-            _ => 0,
-        };
-        self.target.count(stored)?;
-        if let Some(reason) = self.not_allowed(entry, part) {
-            return Err(self.bad(&entry.path, reason).into());
-        }
-        if self.target.is_overlay() && is_whiteout(&entry.path) {
+        self.target.admit(entry, part)?;
+        if is_whiteout(&entry.path) {
             // Applied before anything was unpacked.
             return match &entry.kind {
                 TarKind::File(file) if file.stored == 0 && file.size == 0 => Ok(None),
                 _ => Err(self
+                    .target
                     .bad(&entry.path, "a whiteout is not an empty file")
                     .into()),
             };
@@ -177,35 +160,10 @@ impl Unpacker<'_> {
         .map_err(|error| self.entry_problem(&entry.path, explain(error)).into())
     }
 
-    fn not_allowed(&self, entry: &TarEntry<'_>, part: Part) -> Option<&'static str> {
-        let allow = self.target.payload.allow;
-        let home = match entry.kind {
-            TarKind::Directory => Part::Directories,
-            TarKind::HardLink(_) => Part::Links,
-            _ => Part::Files,
-        };
-        if part != home {
-            return Some("it is in the wrong part of the payload");
-        }
-        match entry.kind {
-            TarKind::CharDevice(..) | TarKind::BlockDevice(..) if !allow.devices => {
-                Some("the manifest allows no devices")
-            }
-            TarKind::Fifo if !allow.fifos => Some("the manifest allows no fifos"),
-            TarKind::File(_) if entry.mode & 0o6000 != 0 && !allow.setuid => {
-                Some("the manifest allows no set-user-id or set-group-id files")
-            }
-            TarKind::File(_) if has_capability(&entry.xattrs) && !allow.setuid => {
-                Some("the manifest allows no file capabilities")
-            }
-            _ => None,
-        }
-    }
-
     fn try_make(&mut self, entry: &TarEntry<'_>) -> Result<Option<Arc<PartialFile>>, EntryError> {
         let (dir, last) = self
             .parents
-            .of(&self.target.root, &entry.path)
+            .of(self.root, &entry.path)
             .map_err(EntryError::os("reach the directory of"))?;
         match &entry.kind {
             TarKind::Directory => self.directory(&dir, last, &entry.path).map(|()| None),
@@ -215,8 +173,7 @@ impl Unpacker<'_> {
                 self.clear_way(&dir, last, || {
                     rustix::fs::symlinkat(name(target), &*dir, name(last))
                 })?;
-                let before = self.target.made();
-                metadata(entry).set_name(dir.as_fd(), last, true, before)?;
+                metadata(entry).set_name(dir.as_fd(), last, true)?;
                 Ok(None)
             }
             TarKind::CharDevice(major, minor) => {
@@ -241,8 +198,8 @@ impl Unpacker<'_> {
                 match FileType::from_raw_mode(about.st_mode) {
                     FileType::Directory => Ok(()),
                     // A merged-usr root: the link stays, and the entry means what it leads to.
-                    FileType::Symlink if self.target.is_overlay() => {
-                        self.target.root.open_dir(path).map(drop).map_err(|_| {
+                    FileType::Symlink => {
+                        self.root.open_dir(path).map(drop).map_err(|_| {
                             EntryError::Refused("a link that leads to no directory is in its way")
                         })
                     }
@@ -262,7 +219,7 @@ impl Unpacker<'_> {
     ) -> Result<Option<Arc<PartialFile>>, EntryError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (mode, before) = self.target.new_file(entry.mode);
+        let mode = Mode::RUSR | Mode::WUSR;
         let file = File::from(self.clear_way(dir, last, || {
             rustix::fs::openat(dir, name(last), flags, mode)
         })?);
@@ -276,8 +233,7 @@ impl Unpacker<'_> {
         output.write(content.map.as_deref(), 0, content.data)?;
         let have = content.data.len() as u64;
         if have == content.stored {
-            metadata(entry).set_fd(output.file.as_fd(), before)?;
-            self.target.wrote(output.file, have);
+            metadata(entry).set_fd(output.file.as_fd())?;
             return Ok(None);
         }
         let own = |pair: &(&[u8], &[u8])| (pair.0.to_vec(), pair.1.to_vec());
@@ -293,14 +249,13 @@ impl Unpacker<'_> {
             gid: entry.gid,
             mtime: entry.mtime,
             xattrs: entry.xattrs.iter().map(own).collect(),
-            before,
         })))
     }
 
     fn hard_link(&mut self, dir: &OwnedFd, last: &[u8], target: &[u8]) -> Result<(), EntryError> {
         let (from, from_name) = self
             .parents
-            .of(&self.target.root, target)
+            .of(self.root, target)
             .map_err(EntryError::os("reach the target of"))?;
         let about = rustix::fs::statat(&*from, name(from_name), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(EntryError::os("look at the target of"))?;
@@ -323,12 +278,12 @@ impl Unpacker<'_> {
         self.clear_way(dir, last, || {
             rustix::fs::mknodat(dir, name(last), kind, Mode::RUSR | Mode::WUSR, device)
         })?;
-        metadata(entry).set_name(dir.as_fd(), last, false, self.target.made())?;
+        metadata(entry).set_name(dir.as_fd(), last, false)?;
         Ok(None)
     }
 
-    /// Runs `make`, which never replaces anything. In an overlay the name may be taken by what the
-    /// image had: that is unlinked, so that other names of the same file keep what they have.
+    /// Runs `make`, which never replaces anything. The name may be taken by what the image had: that
+    /// is unlinked, so that other names of the same file keep what they have.
     fn clear_way<T>(
         &self,
         dir: &OwnedFd,
@@ -336,7 +291,7 @@ impl Unpacker<'_> {
         make: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, EntryError> {
         match make() {
-            Err(Errno::EXIST) if self.target.is_overlay() => {
+            Err(Errno::EXIST) => {
                 match rustix::fs::unlinkat(dir, name(last), AtFlags::empty()) {
                     Ok(()) => {}
                     Err(Errno::ISDIR) => {
@@ -346,17 +301,8 @@ impl Unpacker<'_> {
                 }
                 make().map_err(EntryError::os("make"))
             }
-            Err(Errno::EXIST) => Err(EntryError::Refused("its name is taken already")),
             done => done.map_err(EntryError::os("make")),
         }
-    }
-
-    fn bad(&self, path: &[u8], reason: &'static str) -> Problem {
-        self.entry_problem(path, EntryError::Refused(reason))
-    }
-
-    fn bad_tar(&self, bad: &BadTar) -> Problem {
-        self.bad(&bad.path, bad.reason)
     }
 
     fn entry_problem(&self, path: &[u8], error: EntryError) -> Problem {

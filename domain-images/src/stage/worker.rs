@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Problem;
 use super::fault::Fault;
-use super::target::Target;
+use super::target::{Place, Target};
 use super::unpack::{Halt, Unpacker};
 use super::{Event, StageObserver};
 use crate::aligned::Aligned;
 use crate::bundle::{Decoder, FrameError, ReadError, UncheckedFrame};
+use crate::ext4::Content;
 use crate::manifest::limits;
 
 /// A frame as it was read, and where it belongs.
@@ -33,6 +34,7 @@ pub(super) fn work(number: usize, shop: &Shop<'_, '_>, buffers: &Sender<Vec<u8>>
         Ok(decoder) => Worker {
             decoder,
             decoded: Aligned::new(limits::FRAME_UNPACKED as usize),
+            content: Content::new(),
             number,
             shop,
         },
@@ -63,6 +65,7 @@ struct Worker<'a, 'w, 's> {
     decoder: Decoder,
     /// Aligned, so that content can go from here to the disk.
     decoded: Aligned,
+    content: Content,
     /// Which of the workers this is.
     number: usize,
     shop: &'w Shop<'a, 's>,
@@ -83,9 +86,20 @@ impl<'a> Worker<'a, '_, '_> {
         let decoded = self.decoded.bytes();
         self.decoder.decode_into(&checked, decoded).map_err(fail)?;
         let decoded = &decoded[..checked.frame().unpacked as usize];
-        let mut parents = target.parents(self.number);
-        let parents = &mut *parents;
-        Unpacker { target, parents }.frame(index, *checked.frame(), decoded)?;
+        let frame = *checked.frame();
+        match &target.place {
+            Place::Fresh(fresh) => {
+                fresh.frame(target, &mut self.content, index, frame, decoded)?;
+            }
+            Place::Mounted(mounted) => {
+                let mut unpacker = Unpacker {
+                    target,
+                    root: &mounted.root,
+                    parents: &mut mounted.parents(self.number),
+                };
+                unpacker.frame(index, frame, decoded)?;
+            }
+        }
         let bytes = decoded.len() as u64;
         let done = target.unpacked.fetch_add(bytes, Ordering::Relaxed) + bytes;
         target.progress.done(index);

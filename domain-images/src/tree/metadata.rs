@@ -21,69 +21,19 @@ pub(crate) struct Metadata<'a, X> {
 /// Extended attributes with values.
 pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What an entry has before anything is set on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
-    /// Nobody knows; attributes it should not have are to be removed.
-    Unknown,
-    /// It was made by root, in a directory that passes neither group nor ACL on, and nobody has set
-    /// anything yet. `mode` is `None` when that is not known.
-    MadeByRoot {
-        /// What is left of the mode that was asked for.
-        mode: Option<u32>,
-    },
-}
-
-/// How root makes files here, so that nothing is set that is right from the beginning.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Maker {
-    umask: u32,
-}
-
-impl Maker {
-    /// This process as it is now; `None` when it is not root, or its umask is not known.
-    pub(crate) fn root() -> Option<Self> {
-        let is_root = rustix::process::geteuid().is_root() && rustix::process::getegid().is_root();
-        umask().filter(|_| is_root).map(|umask| Self { umask })
-    }
-
-    /// The mode to make a file with that is to have `wanted` in the end, and what it has then.
-    pub(crate) fn file(self, wanted: u32) -> (Mode, Before) {
-        // Set-id bits come when owner and content are right.
-        let mode = if wanted <= 0o777 { wanted } else { 0o600 };
-        let before = Before::MadeByRoot {
-            mode: Some(mode & !self.umask),
-        };
-        (Mode::from_raw_mode(mode), before)
-    }
-}
-
-/// The process's umask; the system call that returns it also changes it.
-fn umask() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Umask:"))?;
-    u32::from_str_radix(line.trim(), 8).ok()
-}
-
 /// A step that failed, as a verb, with the kernel's reason.
 type Step = Result<(), (&'static str, Errno)>;
 
 impl<X: AsRef<[u8]>> Metadata<'_, X> {
-    /// Sets on an open file or directory whatever is not as it should be after `before`.
-    pub(crate) fn set_fd(&self, fd: BorrowedFd<'_>, before: Before) -> Step {
+    /// Sets everything on an open file or directory; attributes it should not have go.
+    pub(crate) fn set_fd(&self, fd: BorrowedFd<'_>) -> Step {
         // Changing the owner clears set-id bits and capabilities, so it comes first.
-        if !self.has_owner(before) {
-            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("set the owner of", e))?;
-        }
-        if before == Before::Unknown {
-            for (known, _) in fd_xattrs(fd).map_err(|e| ("list attributes of", e))? {
-                if !self.xattrs.iter().any(|(name, _)| name.as_ref() == known) {
-                    rustix::fs::fremovexattr(fd, super::name(&known))
-                        .map_err(|e| ("remove an attribute of", e))?;
-                }
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| ("set the owner of", e))?;
+        for (known, _) in fd_xattrs(fd).map_err(|e| ("list attributes of", e))? {
+            if !self.xattrs.iter().any(|(name, _)| name.as_ref() == known) {
+                rustix::fs::fremovexattr(fd, super::name(&known))
+                    .map_err(|e| ("remove an attribute of", e))?;
             }
         }
         for (name, value) in self.xattrs {
@@ -92,21 +42,9 @@ impl<X: AsRef<[u8]>> Metadata<'_, X> {
                 .map_err(|e| ("set an attribute of", e))?;
         }
         // After the access ACL, whose mask is the group's permission bits.
-        if !self.has_mode(before) {
-            rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
-                .map_err(|e| ("set the mode of", e))?;
-        }
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
+            .map_err(|e| ("set the mode of", e))?;
         rustix::fs::futimens(fd, &self.times()).map_err(|e| ("set the time of", e))
-    }
-
-    fn has_owner(&self, before: Before) -> bool {
-        matches!(before, Before::MadeByRoot { .. }) && (self.uid, self.gid) == (0, 0)
-    }
-
-    fn has_mode(&self, before: Before) -> bool {
-        // An attribute may be an ACL, which changes the mode.
-        let known = matches!(before, Before::MadeByRoot { mode } if mode == Some(self.mode));
-        known && self.xattrs.is_empty()
     }
 
     /// Sets everything on the entry `name` in `dir` that cannot be opened: a link, device or fifo.
@@ -115,14 +53,11 @@ impl<X: AsRef<[u8]>> Metadata<'_, X> {
         dir: BorrowedFd<'_>,
         name: &[u8],
         is_link: bool,
-        before: Before,
     ) -> Step {
         let entry = super::name(name);
-        if !self.has_owner(before) {
-            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-            rustix::fs::chownat(dir, entry, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| ("set the owner of", e))?;
-        }
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::chownat(dir, entry, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| ("set the owner of", e))?;
         for (key, value) in self.xattrs {
             let flags = XattrFlags::empty();
             rustix::fs::lsetxattr(
@@ -210,29 +145,4 @@ fn by_descriptor(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_umask_takes_away_is_set_afterwards() {
-        let maker = Maker { umask: 0o027 };
-        let metadata = |mode| Metadata::<&[u8]> {
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: Mtime {
-                seconds: 0,
-                nanos: 0,
-            },
-            xattrs: &[],
-        };
-        let is_right = |mode| metadata(mode).has_mode(maker.file(mode).1);
-        assert!(is_right(0o640));
-        assert!(!is_right(0o644), "others read");
-        assert!(!is_right(0o4750), "set-user-id");
-        assert_eq!(maker.file(0o4750).0.as_raw_mode(), 0o600);
-    }
 }
