@@ -169,7 +169,9 @@ impl Fill {
     /// Makes a directory and goes into it.
     pub(crate) fn enter(&mut self, name: &[u8], meta: &Meta<'_>) -> Result<(), FillError> {
         let is_top = self.open.len() == 1;
-        let existing = self.lost_found.take_if(|_| is_top && name == LOST_FOUND_NAME);
+        let existing = self
+            .lost_found
+            .take_if(|_| is_top && name == LOST_FOUND_NAME);
         let (inode, existing) = match existing {
             Some(existing) => (LOST_FOUND, existing),
             None => {
@@ -270,7 +272,10 @@ impl Fill {
             }
             Node::Symlink(target) => {
                 // A link's own mode means nothing; the kernel shows this one.
-                let meta = Meta { mode: 0o777, ..*meta };
+                let meta = Meta {
+                    mode: 0o777,
+                    ..*meta
+                };
                 return self.make(name, Type::Symlink, &meta, more, |fill, number| {
                     fill.target(number, target)
                 });

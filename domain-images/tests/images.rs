@@ -97,13 +97,13 @@ fn overlays_stay_inside_the_image_whatever_a_guest_has_left_there() {
         ("whiteout of nothing", b"d/.wh.", "no whiteout"),
     ] {
         let list = vec![listed(name, empty_file())];
-        let web = Forged::files(&[file(name)]).with(|f| f.list = list);
+        let web = Forged::files(&[file(name)]).with(|f| f.list = Some(list));
         let error = overlay(&lab, &web).expect_err(row);
         assert!(error.contains(reason), "{row}: {error}");
     }
     for name in [&b"out/.wh.file"[..], b"out/.wh..wh..opq", b"up/.wh.passwd"] {
         let list = vec![listed(name, empty_file())];
-        let web = Forged::files(&[file(name)]).with(|f| f.list = list);
+        let web = Forged::files(&[file(name)]).with(|f| f.list = Some(list));
         overlay(&lab, &web).unwrap();
         canary.check(&lab, "whiteout through a link out");
     }
@@ -268,8 +268,8 @@ fn an_image_is_made_in_no_place_that_dom0s_payload_has_taken() {
         active_image(&lab);
         let canary = Canary::set(&lab);
         for (row, dom0) in &rows {
-            let web =
-                Forged::files(&[file(b"x")]).with(|f| f.list = vec![listed(b"x", empty_file())]);
+            let web = Forged::files(&[file(b"x")])
+                .with(|f| f.list = Some(vec![listed(b"x", empty_file())]));
             let error = outcome(&lab, &lab.forge(dom0, Some((&web, mode)))).expect_err(row);
             assert!(
                 !error.contains("stream can hold"),

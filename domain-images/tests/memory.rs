@@ -11,9 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::forge::{Forged, Piece, dir, empty_file, file, header, listed, pax, sparse, sparse_named};
-use lab::{Lab, Watcher};
-use xupg_images::filelist::Kind;
+use lab::forge::{Forged, Piece, dir, empty_file, file, header, pax, sparse, sparse_named};
+use lab::{Lab, Watcher, honest};
 use xupg_images::manifest::Part;
 use xupg_images::stage::{self, StageTarget};
 use xupg_images::{Bundle, TrustStore};
@@ -234,13 +233,19 @@ fn maps() -> Forged {
         part: Part::Files,
         continues: None,
         tar: (0..10)
-            .flat_map(|n| sparse_named(format!("s{frame}.{n}").as_bytes(), &map, 0, b"65536000"))
+            .flat_map(|n| {
+                let name = format!("s{frame:02}.{n}");
+                sparse_named(name.as_bytes(), &map, 0, b"65536000")
+            })
             .collect(),
     });
     Forged::files(&[]).with(|f| {
         f.entries = 400;
         f.pieces = pieces.collect();
-        f.list = vec![listed(b"s0.0", empty_file())];
+        // All of them are made before the last one is found to be another.
+        let mut list = honest::list(&f.pieces);
+        list[399].kind = empty_file();
+        f.list = Some(list);
     })
 }
 
@@ -265,10 +270,6 @@ fn frames() -> Forged {
     Forged::files(&[]).with(|f| {
         f.pieces = pieces.collect();
         f.entries = names.len() as u64;
-        f.list = names
-            .iter()
-            .map(|name| listed(name, empty_file()))
-            .collect();
     })
 }
 
@@ -288,15 +289,7 @@ fn levels() -> Forged {
             pax(&[(b"path", &name)], &dir(&name))
         })
         .collect();
-    Forged::parts(&entries, &[], &[]).with(|f| {
-        f.list = (1..=1300)
-            .map(|level| {
-                let mut entry = listed(&path(level), Kind::Directory);
-                entry.mode = 0o755;
-                entry
-            })
-            .collect();
-    })
+    Forged::parts(&entries, &[], &[])
 }
 
 fn attributes() -> Forged {
@@ -314,13 +307,5 @@ fn attributes() -> Forged {
     Forged::files(&[]).with(|f| {
         f.pieces = pieces.collect();
         f.entries = names.len() as u64;
-        f.list = names
-            .iter()
-            .map(|name| {
-                let mut entry = listed(name, empty_file());
-                entry.xattrs = vec![(b"user.x".to_vec(), value.clone())];
-                entry
-            })
-            .collect();
     })
 }

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use lab::canary::{Canary, outcome};
-use lab::forge::{Forged, Piece, empty_file, entry, file, header, link, listed, pax, sparse};
+use lab::forge::{Forged, Piece, entry, file, header, link, listed, pax, sparse};
 use lab::{Lab, Watcher};
 use xupg_images::filelist::Kind;
 use xupg_images::manifest::{Digest, Part};
@@ -70,7 +70,7 @@ fn a_lie_about_a_size_is_refused() {
             let sha256 = Digest::of(&[0; 4097][..size.min(4097) as usize]);
             let list = vec![listed(b"s", Kind::File { size, sha256 })];
             if size != real {
-                rows.push((hollow(real).with(|f| f.list = list), "its size"));
+                rows.push((hollow(real).with(|f| f.list = Some(list)), "its size"));
             }
         }
         rows.push((hollow(real).with(|f| f.data = real), "stream can hold"));
@@ -89,7 +89,7 @@ fn a_lie_about_a_size_is_refused() {
             "beyond its end",
         ));
     }
-    rows.push((hollow(1 << 62), "File too large"));
+    rows.push((hollow(1 << 62), "larger than ext4 takes"));
     rows.push((hollow(u64::MAX), "more than a file can have"));
     for (at, (dom0, reason)) in rows.into_iter().enumerate() {
         let row = format!("row {at}");
@@ -127,12 +127,12 @@ fn a_payload_that_is_cut_off_anywhere_is_refused() {
         .flat_map(|n| pax(&records, &file(format!("f{n}").as_bytes())))
         .collect();
     let name: (&[u8], &[u8]) = (b"path", b"x");
-    let map = "2\n0\n600\n8192\n512\n";
+    let map = "2\n0\n4096\n8192\n512\n";
     let cut = [
-        entry(b"a", b'0', &[1; 700]),
-        pax(&[name], &entry(b"x", b'0', &[2; 1024])),
+        entry(b"g", b'0', &[1; 700]),
         link(b"l", b'2', b"x"),
-        sparse(map, 1112, b"8704"),
+        sparse(map, 4608, b"8704"),
+        pax(&[name], &entry(b"x", b'0', &[2; 1024])),
         file(b"z"),
         vec![0; 1024],
     ]
@@ -145,13 +145,11 @@ fn a_payload_that_is_cut_off_anywhere_is_refused() {
                 tar: [&filler, cut].concat(),
             }];
             f.entries = 11;
-            f.data = 700 + 1024 + 1112;
+            f.data = 700 + 1024 + 4608;
             f.endless = true;
-            f.list = vec![listed(b"nothing", empty_file())];
         })
     };
-    let whole = outcome(&lab, &lab.forge(&dom0(&cut), None)).unwrap_err();
-    assert!(whole.contains("missing"), "only its list is wrong: {whole}");
+    outcome(&lab, &lab.forge(&dom0(&cut), None)).unwrap();
     for blocks in 0..cut.len() / 512 {
         let dom0 = dom0(&cut[..blocks * 512]);
         let error = outcome(&lab, &lab.forge(&dom0, None)).unwrap_err();

@@ -61,11 +61,7 @@ impl Allocator {
     }
 
     /// Takes `blocks` for content, in as few runs as there are obstacles.
-    pub(super) fn content(
-        &mut self,
-        disk: &Disk,
-        mut blocks: u64,
-    ) -> Result<Vec<Run>, FillError> {
+    pub(super) fn content(&mut self, disk: &Disk, mut blocks: u64) -> Result<Vec<Run>, FillError> {
         let mut runs: Vec<Run> = Vec::new();
         while blocks > 0 {
             let run = self.take(disk, blocks)?;
@@ -261,7 +257,10 @@ fn is_set(bits: &[u8; BLOCK], bit: u32) -> bool {
 
 /// Clear bits among the first `end`.
 fn free_in(bits: &[u8; BLOCK], end: u32) -> u32 {
-    let whole: u32 = bits[..end as usize / 8].iter().map(|b| b.count_zeros()).sum();
+    let whole: u32 = bits[..end as usize / 8]
+        .iter()
+        .map(|b| b.count_zeros())
+        .sum();
     let rest = (end / 8 * 8..end).filter(|bit| !is_set(bits, *bit)).count();
     whole + rest as u32
 }

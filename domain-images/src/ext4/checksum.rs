@@ -22,7 +22,8 @@ impl Seed {
 
     /// An inode's, under the file system's.
     pub(super) fn inode(self, inode: u32, generation: u32) -> Self {
-        self.and(&inode.to_le_bytes()).and(&generation.to_le_bytes())
+        self.and(&inode.to_le_bytes())
+            .and(&generation.to_le_bytes())
     }
 
     pub(super) fn sum(self, bytes: &[u8]) -> u32 {

@@ -134,7 +134,11 @@ pub(super) fn device(major: u32, minor: u32) -> Result<[u8; 60], FillError> {
     if major < 256 && minor < 256 {
         put32(&mut content, 0, major << 8 | minor);
     } else {
-        put32(&mut content, 4, minor & 0xFF | major << 8 | (minor & !0xFF) << 12);
+        put32(
+            &mut content,
+            4,
+            minor & 0xFF | major << 8 | (minor & !0xFF) << 12,
+        );
     }
     Ok(content)
 }

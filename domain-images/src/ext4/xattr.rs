@@ -203,7 +203,11 @@ fn acl_value(value: &[u8]) -> Option<Vec<u8>> {
         last = tag;
         stored.extend_from_slice(&entry[..if named { 8 } else { 4 }]);
     }
-    let has = |wanted| entries.chunks_exact(8).any(|entry| le16(entry, 0) == wanted);
+    let has = |wanted| {
+        entries
+            .chunks_exact(8)
+            .any(|entry| le16(entry, 0) == wanted)
+    };
     let complete = [0x1, 0x4, 0x20].into_iter().all(has);
     let masked = has(0x10) || !(has(USER) || has(GROUP));
     (complete && masked).then_some(stored)

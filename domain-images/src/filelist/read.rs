@@ -89,7 +89,11 @@ impl<R: BufRead> Reader<R> {
     fn next_wanted(&mut self) -> Result<bool, ListError> {
         loop {
             let more = self.read_line()?;
-            if !more || self.only.is_none_or(|letter| self.line.first() == Some(&letter)) {
+            if !more
+                || self
+                    .only
+                    .is_none_or(|letter| self.line.first() == Some(&letter))
+            {
                 return Ok(more);
             }
         }

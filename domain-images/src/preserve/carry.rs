@@ -134,19 +134,13 @@ impl Carrier {
                 let target = rustix::fs::readlinkat(&from, name(last), Vec::new())
                     .map_err(fail("read", path))?;
                 rustix::fs::symlinkat(&target, &to, name(last)).map_err(fail("make", path))?;
-                set(
-                    metadata.set_name(to.as_fd(), last, true),
-                    path,
-                )?;
+                set(metadata.set_name(to.as_fd(), last, true), path)?;
             }
             kind => {
                 let mode = Mode::RUSR | Mode::WUSR;
                 rustix::fs::mknodat(&to, name(last), kind, mode, about.st_rdev)
                     .map_err(fail("make", path))?;
-                set(
-                    metadata.set_name(to.as_fd(), last, false),
-                    path,
-                )?;
+                set(metadata.set_name(to.as_fd(), last, false), path)?;
             }
         }
         self.carried += 1;
@@ -175,10 +169,7 @@ impl Carrier {
         let before = rustix::fs::fstat(&dir).map_err(fail("look at", parent))?;
         rustix::fs::mkdirat(&dir, name(last), Mode::RWXU).map_err(fail("make", path))?;
         let made = self.to.open_dir(path).map_err(fail("open", path))?;
-        set(
-            metadata(&about, &attributes).set_fd(made.as_fd()),
-            path,
-        )?;
+        set(metadata(&about, &attributes).set_fd(made.as_fd()), path)?;
         restore_time(dir.as_fd(), &before, parent)
     }
 }

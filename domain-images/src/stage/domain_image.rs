@@ -114,8 +114,7 @@ impl DomainImage {
         let active = image::open_regular(from, FileKind::Read)?;
         let file = image::open_regular(&self.file, FileKind::Write)?;
         image::copy(&active, &file, &self.file, wanted.bytes)?;
-        file.sync_all()
-            .map_err(ImageError::io("flush", &self.file))
+        file.sync_all().map_err(ImageError::io("flush", &self.file))
     }
 
     /// The image while it is not mounted.
@@ -173,9 +172,11 @@ impl DomainImage {
 
     fn make_mountpoint(&self) -> Result<MountPoint, ImageError> {
         match fs::create_dir(&self.mountpoint) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(
-                ImageError::io("make the mount point", &self.mountpoint)(error),
-            ),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(ImageError::io("make the mount point", &self.mountpoint)(
+                    error,
+                ))
+            }
             _ => Ok(MountPoint(self.mountpoint.clone())),
         }
     }

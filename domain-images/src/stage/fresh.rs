@@ -160,7 +160,9 @@ impl State {
         let mut tail = None;
         if let Some(at) = frame.continues {
             let Some(Tail { file, arrived }) = self.tail.take() else {
-                return Err(target.bad(b"", "a frame continues a file that has ended").into());
+                return Err(target
+                    .bad(b"", "a frame continues a file that has ended")
+                    .into());
             };
             if at != arrived || at >= file.stored {
                 let reason = "a frame continues it at the wrong place";

@@ -44,8 +44,10 @@ impl Slot {
 
     /// The slot while it is not mounted.
     pub(super) fn disk(&self) -> Result<Disk, Problem> {
-        Disk::open(&self.path, self.region)
-            .map_err(Problem::io(format!("open the slot {}", self.path.display())))
+        Disk::open(&self.path, self.region).map_err(Problem::io(format!(
+            "open the slot {}",
+            self.path.display()
+        )))
     }
 
     /// Mounts the filled slot, so that the images can be made in it; without its journal, since a

@@ -57,7 +57,10 @@ pub(super) fn read_map(data: &[u8], size: u64) -> Result<(Vec<Extent>, usize), &
     }
     let whole = |number: u64| number.is_multiple_of(FILE_BLOCK);
     let is_whole = |e: &Extent| whole(e.offset) && (whole(e.bytes) || e.offset + e.bytes == size);
-    if !map.iter().all(|extent| extent.bytes == 0 || is_whole(extent)) {
+    if !map
+        .iter()
+        .all(|extent| extent.bytes == 0 || is_whole(extent))
+    {
         return Err("its sparse map is not made of whole blocks");
     }
     let padded = at.next_multiple_of(BLOCK);

@@ -42,8 +42,15 @@ impl ListFile {
     /// Stores it in the slot.
     pub(super) fn keep(&self, slot: &Root) -> Result<(), Problem> {
         let from = self.file.try_clone();
-        let from = from.map_err(Problem::io(format!("read the file list of {}", self.domain)))?;
-        put(slot, &format!("{}{LIST_SUFFIX}", self.domain), At { file: from, at: 0 })
+        let from = from.map_err(Problem::io(format!(
+            "read the file list of {}",
+            self.domain
+        )))?;
+        put(
+            slot,
+            &format!("{}{LIST_SUFFIX}", self.domain),
+            At { file: from, at: 0 },
+        )
     }
 
     /// Appends what a list frame holds.
@@ -105,8 +112,7 @@ impl Read for At {
 }
 
 /// A stored list, decompressed as it is read.
-pub(crate) type ListReader =
-    Reader<BufReader<zstd::stream::read::Decoder<'static, BufReader<At>>>>;
+pub(crate) type ListReader = Reader<BufReader<zstd::stream::read::Decoder<'static, BufReader<At>>>>;
 
 /// Reads a stored list.
 pub(crate) fn open_list(file: File, payload: &Payload) -> Result<ListReader, ListError> {

@@ -198,11 +198,9 @@ impl Unpacker<'_> {
                 match FileType::from_raw_mode(about.st_mode) {
                     FileType::Directory => Ok(()),
                     // A merged-usr root: the link stays, and the entry means what it leads to.
-                    FileType::Symlink => {
-                        self.root.open_dir(path).map(drop).map_err(|_| {
-                            EntryError::Refused("a link that leads to no directory is in its way")
-                        })
-                    }
+                    FileType::Symlink => self.root.open_dir(path).map(drop).map_err(|_| {
+                        EntryError::Refused("a link that leads to no directory is in its way")
+                    }),
                     _ => Err(EntryError::Refused("something else is in its way")),
                 }
             }

@@ -48,12 +48,7 @@ impl<X: AsRef<[u8]>> Metadata<'_, X> {
     }
 
     /// Sets everything on the entry `name` in `dir` that cannot be opened: a link, device or fifo.
-    pub(crate) fn set_name(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        is_link: bool,
-    ) -> Step {
+    pub(crate) fn set_name(&self, dir: BorrowedFd<'_>, name: &[u8], is_link: bool) -> Step {
         let entry = super::name(name);
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         rustix::fs::chownat(dir, entry, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)

@@ -7,7 +7,7 @@ use xupg_images::filelist::{Entry, Kind, Mtime, Writer};
 use xupg_images::manifest::{Allow, Digest, DomU, Frame, Image, Manifest, Mode, Part, Payload};
 use xupg_images::signature::sign;
 
-use super::Lab;
+use super::{Lab, honest};
 
 /// A piece of tar stream.
 #[derive(Clone)]
@@ -21,7 +21,8 @@ pub struct Piece {
 #[derive(Clone)]
 pub struct Forged {
     pub pieces: Vec<Piece>,
-    pub list: Vec<Entry>,
+    /// What is signed about the entries; what they are, if nothing is said.
+    pub list: Option<Vec<Entry>>,
     pub entries: u64,
     pub data: u64,
     pub allow: Allow,
@@ -57,7 +58,7 @@ impl Forged {
             .collect();
         Self {
             pieces,
-            list: Vec::new(),
+            list: None,
             entries: (dirs.len() + files.len() + links.len()) as u64,
             data: 0,
             allow: Allow::default(),
@@ -75,7 +76,8 @@ impl Forged {
 
     fn payload(&self, domain: &str, mode: Mode) -> (Payload, Vec<u8>) {
         let mut writer = Writer::new(Vec::new()).unwrap();
-        for entry in &self.list {
+        let honest = || honest::list(&self.pieces);
+        for entry in &self.list.clone().unwrap_or_else(honest) {
             writer.add(entry).unwrap();
         }
         let (file_list, text) = writer.finish();

@@ -3,6 +3,7 @@
 
 pub mod canary;
 pub mod forge;
+pub mod honest;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
