@@ -54,7 +54,7 @@ pub(crate) const BLOCK: usize = crate::aligned::BLOCK;
 const ROOT: u32 = 2;
 const LOST_FOUND: u32 = 11;
 const LOST_FOUND_NAME: &[u8] = b"lost+found";
-/// Names that a file can have.
+/// Names that a file can have, and directories a directory.
 const MOST_LINKS: u32 = 65_000;
 /// The last block of a file has a number of 32 bits.
 const LARGEST: u64 = (u32::MAX as u64) * BLOCK as u64;
@@ -196,6 +196,11 @@ impl Fill {
         let (extents, blocks) = directory.blocks.finish(&self.disk)?;
         let tree = extents::tree(&extents, seed, &self.disk, &mut self.allocator)?;
         let links = directory.subdirectories.saturating_add(2);
+        if links > MOST_LINKS {
+            // What the feature `dir_nlink` is for, but the kernel has it for indexed directories only.
+            let many = "it has more directories in it than ext4 counts without an index";
+            return Err(FillError::Refused(many));
+        }
         let inode = Inode {
             number: directory.inode,
             generation: directory.generation,
@@ -207,8 +212,7 @@ impl Fill {
                 mtime: directory.mtime,
                 xattrs: &[],
             },
-            // With `dir_nlink`, 1 says: more than can be counted.
-            links: if links > MOST_LINKS { 1 } else { links as u16 },
+            links: links as u16,
             size: blocks * BLOCK as u64,
             blocks: blocks + tree.tree_blocks + u64::from(directory.attributes.block.is_some()),
             content: tree.bytes,

@@ -12,7 +12,7 @@ use lab::forge::{
     Forged, Piece, dir, empty_file, entry, file, header, link, listed, pax, sparse, sum,
 };
 use xupg_images::filelist::{Entry, Kind};
-use xupg_images::manifest::{Digest, Part};
+use xupg_images::manifest::{Digest, Mode, Part};
 
 /// A header with one field overwritten.
 fn patched(mut block: Vec<u8>, at: usize, text: &[u8]) -> Vec<u8> {
@@ -526,6 +526,106 @@ fn claims() -> Vec<Row> {
     ]
 }
 
+/// What ext4 cannot keep, or not there.
+fn beyond_ext4() -> Vec<Row> {
+    let one = |tar: Vec<u8>| Forged::files(&[tar]);
+    let with_pax = |key: &[u8], value: &[u8], entry: &[u8]| one(pax(&[(key, value)], entry));
+    let devices = |f: &mut Forged| f.allow.devices = true;
+    let acl = |entries: &[[u8; 8]]| [&2_u32.to_le_bytes()[..], &entries.concat()].concat();
+    let entry_of = |tag: u8, rights: u8| [tag, 0, rights, 0, 0xff, 0xff, 0xff, 0xff];
+    let of_acl =
+        |value: &[u8]| with_pax(b"SCHILY.xattr.system.posix_acl_access", value, &file(b"x"));
+    let list = "access control list";
+    vec![
+        (
+            "map inside of a block",
+            one(sparse("1\n512\n512\n", 512, b"4096")).with(|f| f.data = 512),
+            "whole blocks",
+        ),
+        (
+            "major number of 13 bits",
+            one(patched(
+                header(b"c", b'3', 0, 0o644, b""),
+                329,
+                b"0010000\0",
+            ))
+            .with(devices),
+            "out of range",
+        ),
+        (
+            "minor number of 21 bits",
+            one(patched(
+                header(b"b", b'4', 0, 0o644, b""),
+                337,
+                b"4000000\0",
+            ))
+            .with(devices),
+            "out of range",
+        ),
+        (
+            "the year 5138",
+            with_pax(b"mtime", b"99999999999", &file(b"x")),
+            "none that ext4 can keep",
+        ),
+        (
+            "the year 1899",
+            with_pax(b"mtime", b"-2208988801", &file(b"x")),
+            "none that ext4 can keep",
+        ),
+        ("ACL that is none", of_acl(b"junk"), list),
+        ("ACL without entries", of_acl(&acl(&[])), list),
+        (
+            "ACL without others",
+            of_acl(&acl(&[entry_of(1, 6), entry_of(4, 4)])),
+            list,
+        ),
+        (
+            "ACL out of order",
+            of_acl(&acl(&[entry_of(4, 4), entry_of(1, 6), entry_of(0x20, 4)])),
+            list,
+        ),
+        (
+            "ACL with a user and no mask",
+            of_acl(&acl(&[
+                entry_of(1, 6),
+                entry_of(2, 6),
+                entry_of(4, 4),
+                entry_of(0x20, 4),
+            ])),
+            list,
+        ),
+        (
+            "default ACL of a file",
+            with_pax(
+                b"SCHILY.xattr.system.posix_acl_default",
+                &acl(&[entry_of(1, 6), entry_of(4, 4), entry_of(0x20, 4)]),
+                &file(b"x"),
+            ),
+            list,
+        ),
+        (
+            "attribute of a user on a link",
+            with_pax(b"SCHILY.xattr.user.x", b"y", &link(b"l", b'2', b"x")),
+            "only files and directories",
+        ),
+        (
+            "attribute of another file system",
+            with_pax(b"SCHILY.xattr.btrfs.x", b"y", &file(b"x")),
+            "does not keep",
+        ),
+        (
+            "a file by the name of mke2fs's own",
+            one(file(b"lost+found")),
+            "taken already",
+        ),
+        (
+            "hard link before its file",
+            Forged::parts(&[], &[file(b"z")], &[link(b"a", b'1', b"z")]),
+            "not there",
+        ),
+    ]
+}
+
 fn frames() -> Vec<Row> {
     let one = |packed: fn(usize, Vec<u8>) -> Vec<u8>| {
         Forged::files(&[file(b"x")]).with(|f| f.packed = packed)
@@ -626,6 +726,34 @@ fn lists() -> Vec<Row> {
         one(vec![entry])
     };
     vec![
+        (
+            "directory not listed",
+            Forged::parts(&[dir(b"d/")], &[], &[]).with(|f| f.list = Some(vec![])),
+            "not in the signed list",
+        ),
+        (
+            "directory listed and not there",
+            one(vec![listed(b"d", Kind::Directory), x()]),
+            "in the signed list and not in the payload",
+        ),
+        (
+            "hard link listed and not there",
+            one(vec![x(), listed(b"y", Kind::HardLink(b"x".to_vec()))]),
+            "not there",
+        ),
+        (
+            "hard link to another file",
+            Forged::parts(&[], &[file(b"a"), file(b"b")], &[link(b"h", b'1', b"a")]).with(|f| {
+                let mut link = listed(b"h", Kind::HardLink(b"b".to_vec()));
+                link.mode = 0o777;
+                f.list = Some(vec![
+                    listed(b"a", empty_file()),
+                    listed(b"b", empty_file()),
+                    link,
+                ]);
+            }),
+            "its target",
+        ),
         ("not listed", one(vec![]), "not in the signed list"),
         (
             "listed and not there",
@@ -689,7 +817,15 @@ fn lists() -> Vec<Row> {
 fn every_row_is_refused_for_its_reason_and_touches_nothing_outside() {
     let lab = Lab::new();
     let canary = Canary::set(&lab);
-    let rows: Vec<Row> = [names(&lab), kinds(&lab), claims(), frames(), lists()].concat();
+    let rows: Vec<Row> = [
+        names(&lab),
+        kinds(&lab),
+        claims(),
+        beyond_ext4(),
+        frames(),
+        lists(),
+    ]
+    .concat();
     assert!(rows.len() >= 100, "{} rows", rows.len());
     let mut wrong = Vec::new();
     for (row, mut dom0, reason) in rows {
@@ -703,4 +839,27 @@ fn every_row_is_refused_for_its_reason_and_touches_nothing_outside() {
         canary.check(&lab, row);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn on_top_of_a_guests_image_no_row_touches_anything_outside() {
+    let lab = Lab::new();
+    let image = lab.path("active/var/lib/xupg/images/web.img");
+    std::fs::create_dir_all(image.parent().unwrap()).unwrap();
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(8 << 20)
+        .unwrap();
+    keys::run("mke2fs", &["-q", "-t", "ext4", image.to_str().unwrap()]);
+    let canary = Canary::set(&lab);
+    let nothing = Forged::files(&[Vec::new()]).with(|f| f.entries = 0);
+    let mut refused = 0;
+    let rows: Vec<Row> = [names(&lab), kinds(&lab), claims(), beyond_ext4()].concat();
+    for (row, web, _) in &rows {
+        let web = lab.forge(&nothing, Some((web, Mode::Overlay)));
+        // Some are no sin there: a second file by one name replaces the first.
+        refused += usize::from(outcome(&lab, &web).is_err());
+        canary.check(&lab, row);
+    }
+    assert!(refused > rows.len() * 3 / 4, "{refused} of {}", rows.len());
 }

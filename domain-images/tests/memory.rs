@@ -202,7 +202,18 @@ fn rows() -> Vec<Row> {
             one(file(b"x")).with(|f| f.preserve = vec![String::new(); 2_750_000]),
             "at most 1024 patterns",
         ),
+        (
+            "70,000 directories in one",
+            side_by_side(),
+            "more directories in it",
+        ),
         ("a tree of 1,300 levels", levels(), "well"),
+        ("100,000 names of 50,000 files", linked(2), "well"),
+        (
+            "70,000 names of one file",
+            linked(70_000),
+            "more names than ext4 takes",
+        ),
         (
             "attributes of 3 KiB for 4,000 entries",
             attributes(),
@@ -278,6 +289,43 @@ fn most_frames() -> Forged {
     Forged::files(&[file(b"x")]).with(|f| {
         f.endless = true;
         f.repeats = 79_000;
+    })
+}
+
+/// Files with so many names each.
+fn linked(names: usize) -> Forged {
+    let files = if names == 2 { 50_000 } else { 1 };
+    let name = |file: usize, name: usize| format!("{file:06}.{name:06}").into_bytes();
+    let first = (0..files).map(|n| file(&name(n, 0)));
+    let more = (0..files)
+        .flat_map(|n| (1..names).map(move |more| (n, more)))
+        .map(|(n, more)| header(&name(n, more), b'1', 0, 0o644, &name(n, 0)));
+    let pieces = |part, entries: Vec<Vec<u8>>| -> Vec<Piece> {
+        let piece = |entries: &[Vec<u8>]| Piece {
+            part,
+            continues: None,
+            tar: entries.concat(),
+        };
+        entries.chunks(4_000).map(piece).collect()
+    };
+    Forged::files(&[]).with(|f| {
+        f.pieces = pieces(Part::Files, first.collect());
+        f.pieces.extend(pieces(Part::Links, more.collect()));
+        f.entries = (files * names) as u64;
+    })
+}
+
+fn side_by_side() -> Forged {
+    let names = (0..70_000).map(|n| dir(format!("{n:06}/").as_bytes()));
+    let names: Vec<Vec<u8>> = names.collect();
+    let pieces = names.chunks(4_000).map(|names| Piece {
+        part: Part::Directories,
+        continues: None,
+        tar: names.concat(),
+    });
+    Forged::files(&[]).with(|f| {
+        f.pieces = pieces.collect();
+        f.entries = names.len() as u64;
     })
 }
 

@@ -16,8 +16,10 @@ pub(super) const INODE_UNINIT: u16 = 1;
 /// `bg_flags`: the group's block bitmap was not written yet.
 pub(super) const BLOCK_UNINIT: u16 = 2;
 
+/// A file system of less than 8 MiB has none.
+const HAS_JOURNAL: u32 = 0x4;
 /// The features that the file system must have, and no others: those of [`crate::image::make`].
-const COMPAT: u32 = 0x4 | 0x8 | 0x10 | 0x20;
+const COMPAT: u32 = HAS_JOURNAL | 0x8 | 0x10 | 0x20;
 const INCOMPAT: u32 = 0x2 | 0x40 | 0x80 | 0x200;
 const RO_COMPAT: u32 = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x400;
 
@@ -42,7 +44,8 @@ impl Geometry {
         disk.read(SUPERBLOCK, &mut superblock)?;
         let field = |at| le32(&superblock, at);
         let known = le16(&superblock, 0x38) == MAGIC
-            && (field(0x5C), field(0x60), field(0x64)) == (COMPAT, INCOMPAT, RO_COMPAT)
+            && (field(0x5C) | HAS_JOURNAL, field(0x60), field(0x64))
+                == (COMPAT, INCOMPAT, RO_COMPAT)
             && field(0x18) == 2
             && le16(&superblock, 0x58) == 256
             && usize::from(le16(&superblock, 0xFE)) == DESCRIPTOR

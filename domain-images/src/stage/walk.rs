@@ -61,7 +61,8 @@ impl Walk {
         };
         let xattrs = root.as_ref().map(xattrs).unwrap_or_default();
         let root = root.as_ref().map(|entry| meta(entry, &xattrs));
-        let fill = Fill::begin(disk, root.as_ref()).map_err(|e| made(&payload.domain, b".", e))?;
+        let fill = Fill::begin(disk, root.as_ref());
+        let fill = fill.map_err(|error| at_all(&payload.domain, error))?;
         Ok(Self {
             domain: payload.domain.clone(),
             fill,
@@ -135,7 +136,7 @@ impl Walk {
         }
         self.fill
             .finish()
-            .map_err(|error| made(&self.domain, b".", error))
+            .map_err(|error| at_all(&self.domain, error))
     }
 
     /// Makes what the list has up to its next entry that is neither directory nor hard link, and
@@ -237,6 +238,15 @@ impl Walk {
 
     fn made(&self, path: &[u8], error: FillError) -> Problem {
         made(&self.domain, path, error)
+    }
+}
+
+/// What is about no entry.
+fn at_all(domain: &str, error: FillError) -> Problem {
+    let doing = format!("fill the file system of {domain}");
+    match error.into() {
+        EntryError::Os { source, .. } => Problem::io(doing)(source),
+        refused @ EntryError::Refused(_) => Problem::entry(domain, b".", refused),
     }
 }
 

@@ -14,10 +14,12 @@ pub fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
         .env("LC_ALL", "C")
         .output()
         .unwrap_or_else(|error| panic!("{program} is needed for this test: {error}"));
-    let complaint = String::from_utf8_lossy(&done.stderr);
     assert!(
         done.status.success(),
-        "{program} {arguments:?}: {complaint}"
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&done.stderr),
+        // Where e2fsck complains.
+        String::from_utf8_lossy(&done.stdout[..done.stdout.len().min(4096)])
     );
     done.stdout
 }

@@ -27,6 +27,7 @@ struct Records<'a> {
     path: Option<&'a [u8]>,
     link: Option<&'a [u8]>,
     real: Option<u64>,
+    seconds: Option<i64>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -72,7 +73,10 @@ fn entry(header: &[u8], data: &[u8], size: usize, records: Records<'_>) -> Optio
         uid: 0,
         gid: 0,
         mtime: Mtime {
-            seconds: octal(&header[136..148])? as i64,
+            seconds: match records.seconds {
+                Some(seconds) => seconds,
+                None => octal(&header[136..148])? as i64,
+            },
             nanos: 0,
         },
         kind,
@@ -125,9 +129,8 @@ fn read(mut data: &[u8]) -> Records<'_> {
         match key {
             b"path" | b"GNU.sparse.name" => found.path = Some(value),
             b"linkpath" => found.link = Some(value),
-            b"GNU.sparse.realsize" => {
-                found.real = std::str::from_utf8(value).ok().and_then(|n| n.parse().ok());
-            }
+            b"GNU.sparse.realsize" => found.real = number(value),
+            b"mtime" => found.seconds = number(value),
             _ => found.xattrs.extend(
                 key.strip_prefix(b"SCHILY.xattr.")
                     .map(|name| (name.to_vec(), value.to_vec())),
@@ -136,6 +139,10 @@ fn read(mut data: &[u8]) -> Records<'_> {
         data = &data[length..];
     }
     found
+}
+
+fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn text(field: &[u8]) -> &[u8] {
