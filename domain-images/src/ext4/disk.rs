@@ -25,7 +25,6 @@ impl Disk {
     /// Opens `path`, or a region of it, which must not be mounted or attached meanwhile.
     pub(crate) fn open(path: &Path, region: Option<Region>) -> io::Result<Self> {
         let open = |flags: OFlags| {
-            let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             OpenOptions::new()
                 .read(true)
                 .write(true)

@@ -27,7 +27,7 @@ struct State {
     /// The file that goes on in it.
     tail: Option<Tail>,
     /// `None` once it is over.
-    walk: Option<Walk>,
+    walk: Option<Box<Walk>>,
     stopped: bool,
 }
 
@@ -65,7 +65,7 @@ impl Fresh {
             state: Mutex::new(State {
                 next: lists.count(),
                 tail: None,
-                walk: Some(walk),
+                walk: Some(Box::new(walk)),
                 stopped: false,
             }),
             changed: Condvar::new(),
@@ -99,7 +99,7 @@ impl Fresh {
     /// After the last frame: everything is on the disk then.
     pub(super) fn finish(&self) -> Result<(), Problem> {
         let walk = self.lock().walk.take();
-        walk.map_or(Ok(()), Walk::finish)
+        walk.map_or(Ok(()), |walk| walk.finish())
     }
 
     /// Wakes everybody up to give up.
