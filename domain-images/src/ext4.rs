@@ -18,8 +18,9 @@
 //! broken: it is nobody's yet. Afterwards the kernel mounts it, and the seal reads it back through
 //! the kernel, which is the check on all that is done here; tests have e2fsck look at it, too.
 //!
-//! The structures are those of the kernel's `Documentation/filesystems/ext4`. Directories of more
-//! than one block are not indexed: the kernel searches them block by block, `e2fsck -D` indexes them.
+//! The structures are those of the kernel's `Documentation/filesystems/ext4`. A directory of more than
+//! one block gets its index when the walk leaves it; until then its names are in memory. Where those
+//! were too many, it stays without: the kernel searches it block by block, `e2fsck -D` indexes it.
 
 mod allocate;
 mod bytes;
@@ -29,6 +30,8 @@ mod directory;
 mod disk;
 mod extents;
 mod geometry;
+mod hash;
+mod index;
 mod inode;
 mod xattr;
 
@@ -56,6 +59,8 @@ const LOST_FOUND: u32 = 11;
 const LOST_FOUND_NAME: &[u8] = b"lost+found";
 /// Names that a file can have, and directories a directory.
 const MOST_LINKS: u32 = 65_000;
+/// Bytes of names of all directories that the walk is in.
+const HELD: usize = 8 << 20;
 /// The last block of a file has a number of 32 bits.
 const LARGEST: u64 = (u32::MAX as u64) * BLOCK as u64;
 
@@ -114,6 +119,8 @@ pub(crate) struct Fill {
     now: Mtime,
     /// The directories that the walk is in, the root first.
     open: Vec<Directory>,
+    /// Bytes of names that `open` holds.
+    held: usize,
     /// `lost+found`, until the walk has met it or is over.
     lost_found: Option<Existing>,
 }
@@ -128,7 +135,7 @@ struct Directory {
     mtime: Mtime,
     attributes: xattr::Placed,
     subdirectories: u32,
-    blocks: directory::Blocks,
+    entries: directory::Entries,
 }
 
 /// A directory that `mke2fs` has made.
@@ -153,6 +160,7 @@ impl Fill {
             allocator: Allocator::new(geometry)?,
             now,
             open: Vec::new(),
+            held: 0,
             lost_found: Some(lost_found),
         };
         let usual = Meta {
@@ -192,15 +200,20 @@ impl Fill {
         let Some(directory) = self.open.pop() else {
             return Ok(());
         };
+        self.held -= directory.entries.held();
         let seed = self.seed(directory.inode, directory.generation);
-        let (extents, blocks) = directory.blocks.finish(&self.disk)?;
-        let tree = extents::tree(&extents, seed, &self.disk, &mut self.allocator)?;
-        let links = directory.subdirectories.saturating_add(2);
-        if links > MOST_LINKS {
-            // What the feature `dir_nlink` is for, but the kernel has it for indexed directories only.
-            let many = "it has more directories in it than ext4 counts without an index";
-            return Err(FillError::Refused(many));
-        }
+        let finished = directory.entries.finish(&self.disk, &mut self.allocator)?;
+        let tree = extents::tree(&finished.extents, seed, &self.disk, &mut self.allocator)?;
+        let links = match directory.subdirectories.saturating_add(2) {
+            links if links <= MOST_LINKS => links as u16,
+            // With `dir_nlink` it says: more than can be counted. The kernel knows that of indexed ones.
+            _ if finished.indexed => 1,
+            _ => {
+                let many = "it has more directories in it than ext4 counts without an index";
+                return Err(FillError::Refused(many));
+            }
+        };
+        let attributes = u64::from(directory.attributes.block.is_some());
         let inode = Inode {
             number: directory.inode,
             generation: directory.generation,
@@ -212,11 +225,12 @@ impl Fill {
                 mtime: directory.mtime,
                 xattrs: &[],
             },
-            links: links as u16,
-            size: blocks * BLOCK as u64,
-            blocks: blocks + tree.tree_blocks + u64::from(directory.attributes.block.is_some()),
+            links,
+            size: finished.blocks * BLOCK as u64,
+            blocks: finished.blocks + tree.tree_blocks + attributes,
             content: tree.bytes,
             has_extents: true,
+            indexed: finished.indexed,
             attributes: &directory.attributes,
             now: self.now,
         };
@@ -320,7 +334,7 @@ impl Fill {
         let attributes = xattr::place(meta.xattrs, Type::Directory, disk, allocator)?;
         let seed = allocator.geometry.seed.inode(inode, generation);
         let own = existing.blocks;
-        let blocks = directory::Blocks::new(inode, parent, seed, own, disk, allocator)?;
+        let entries = directory::Entries::new(inode, parent, seed, own);
         self.open.push(Directory {
             inode,
             generation,
@@ -330,7 +344,7 @@ impl Fill {
             mtime: meta.mtime,
             attributes,
             subdirectories: 0,
-            blocks,
+            entries,
         });
         Ok(())
     }
@@ -364,6 +378,7 @@ impl Fill {
             blocks: body.blocks + u64::from(attributes.block.is_some()),
             content: body.content,
             has_extents: body.has_extents,
+            indexed: false,
             attributes: &attributes,
             now: self.now,
         })?;
@@ -443,8 +458,13 @@ impl Fill {
         let Some(top) = self.open.last_mut() else {
             return Err(FillError::Unexpected("the walk"));
         };
-        top.blocks
-            .add(inode, name, kind, &self.disk, &mut self.allocator)
+        let (disk, allocator) = (&self.disk, &mut self.allocator);
+        self.held += top.entries.add(inode, name, kind, disk, allocator)?;
+        if self.held > HELD {
+            self.held -= top.entries.held();
+            top.entries.let_go(disk, allocator)?;
+        }
+        Ok(())
     }
 
     fn top(&mut self) -> Result<&mut Directory, FillError> {

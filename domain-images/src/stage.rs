@@ -2,15 +2,20 @@
 //! several workers at once, everything flushed, read back and compared.
 //!
 //! ```text
-//!  bundle --> conductor: reads frames in order, prepares each payload's file system
+//!  bundle --> conductor: reads lists and frames in order, prepares each payload's file system
 //!                |  a short queue of frames, not yet believed
 //!                v
-//!             workers (one per core and one more): check against the signed digest, decode, make the entries
-//!                |
+//!             workers (one per core and one more): check against the signed digest, decode;
+//!                |    frame after frame, entries get their places in step with the signed list;
+//!                |    content is written where it belongs
 //!                v
-//!             closer: waits for a payload's last frame, sets directories' metadata, flushes,
-//!             unmounts, mounts read-only, seals; the next payload is unpacked meanwhile
+//!             closer: waits for a payload's last frame, writes what is left, flushes, mounts the
+//!             image read-only, seals; the next payload is unpacked meanwhile
 //! ```
+//!
+//! A fresh file system is filled without being mounted ([`crate::ext4`]); a copied one, for an
+//! overlay, through the kernel. dom0's own tree is filled first, then its slot is mounted, all names
+//! that others need are made in it, and it is sealed while the domUs' images are filled.
 //!
 //! Nothing is read twice and nothing is kept but some frames, so memory does not grow with the
 //! bundle. The first failure stops everybody; guards unmount and detach what is there. A slot that

@@ -6,12 +6,16 @@
 mod keys;
 mod lab;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use keys::run;
+use lab::forge::{Forged, Piece, dir};
 use lab::{Lab, Watcher};
+use xupg_images::manifest::Part;
 
 const EVERYTHING: &str = r#""allow":{"devices":true,"fifos":true,"setuid":true}"#;
 
@@ -107,6 +111,21 @@ fn directories(tree: &Path) {
     fs::create_dir(tree.join("flat")).unwrap();
     for n in 0..2000 {
         fs::write(tree.join(format!("flat/{n}")), b"").unwrap();
+    }
+    // So many that one level of an index is not enough.
+    fs::create_dir(tree.join("indexed")).unwrap();
+    for n in 0..9000 {
+        fs::write(tree.join(format!("indexed/{n:0>220}")), b"").unwrap();
+    }
+    // Bytes that count as negative numbers.
+    fs::create_dir(tree.join("odd")).unwrap();
+    for n in 0..400 {
+        let name = [
+            &[0x80 + (n % 128) as u8, 0xff][..],
+            n.to_string().as_bytes(),
+        ]
+        .concat();
+        fs::write(tree.join("odd").join(OsStr::from_bytes(&name)), b"").unwrap();
     }
     // Names of every length, so that entries end everywhere in a block.
     fs::create_dir(tree.join("lengths")).unwrap();
@@ -243,4 +262,30 @@ fn a_payload_is_always_laid_out_in_the_same_way() {
     for _ in 0..3 {
         assert!(first == layout(), "the order of workers shows");
     }
+}
+
+#[test]
+fn a_directory_may_have_more_directories_than_links_count() {
+    let lab = Lab::new();
+    let names = (0..66_000).map(|n| dir(format!("{n:06}/").as_bytes()));
+    let names: Vec<Vec<u8>> = names.collect();
+    let pieces = names.chunks(4_000).map(|names| Piece {
+        part: Part::Directories,
+        continues: None,
+        tar: names.concat(),
+    });
+    let dom0 = Forged::files(&[]).with(|f| {
+        f.pieces = pieces.collect();
+        f.entries = names.len() as u64;
+    });
+    fs::write(lab.path("release.xupg"), lab.forge(&dom0, None)).unwrap();
+    lab.empty_slot(512 << 20);
+    let staged = lab.stage(&lab.path("release.xupg"), &Watcher::default());
+    staged.unwrap().finish().unwrap();
+    run("e2fsck", &["-fn", lab.path("slot.img").to_str().unwrap()]);
+    lab.in_slot(|root| {
+        assert_eq!(fs::metadata(root).unwrap().nlink(), 1);
+        fs::create_dir(root.join("one-more")).unwrap();
+    });
+    run("e2fsck", &["-fn", lab.path("slot.img").to_str().unwrap()]);
 }

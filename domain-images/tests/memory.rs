@@ -202,9 +202,10 @@ fn rows() -> Vec<Row> {
             one(file(b"x")).with(|f| f.preserve = vec![String::new(); 2_750_000]),
             "at most 1024 patterns",
         ),
+        ("70,000 directories in one", side_by_side(6), "well"),
         (
-            "70,000 directories in one",
-            side_by_side(),
+            "70,000 directories in one, by long names",
+            side_by_side(180),
             "more directories in it",
         ),
         ("a tree of 1,300 levels", levels(), "well"),
@@ -315,10 +316,18 @@ fn linked(names: usize) -> Forged {
     })
 }
 
-fn side_by_side() -> Forged {
-    let names = (0..70_000).map(|n| dir(format!("{n:06}/").as_bytes()));
+fn side_by_side(length: usize) -> Forged {
+    let names = (0..70_000).map(|n| {
+        let name = format!("{n:0>length$}/").into_bytes();
+        let header = dir(&name);
+        if length < 100 {
+            header
+        } else {
+            pax(&[(b"path", &name)], &header)
+        }
+    });
     let names: Vec<Vec<u8>> = names.collect();
-    let pieces = names.chunks(4_000).map(|names| Piece {
+    let pieces = names.chunks(2_000).map(|names| Piece {
         part: Part::Directories,
         continues: None,
         tar: names.concat(),

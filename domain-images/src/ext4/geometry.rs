@@ -3,6 +3,7 @@
 use super::bytes::{le16, le32, put16, put32};
 use super::checksum::{Seed, crc32c};
 use super::disk::Disk;
+use super::hash::Hashing;
 use super::{BLOCK, FillError};
 
 /// Where the superblock lies.
@@ -29,6 +30,8 @@ pub(super) struct Geometry {
     descriptors: Vec<u8>,
     /// All checksums begin with it.
     pub(super) seed: Seed,
+    /// How directories find names.
+    pub(super) hashing: Hashing,
     /// Blocks of the file system.
     pub(super) blocks: u64,
     /// Blocks of every group but the last.
@@ -52,9 +55,8 @@ impl Geometry {
             && (1..=32_768).contains(&field(0x20))
             && (8..=32_768).contains(&field(0x28))
             && field(0x3FC) == crc32c(!0, &superblock[..0x3FC]);
-        if !known {
-            return Err(FillError::Unexpected("its superblock"));
-        }
+        let hashing = Hashing::of(&superblock).filter(|_| known);
+        let hashing = hashing.ok_or(FillError::Unexpected("its superblock"))?;
         let blocks = u64::from(field(0x4)) | u64::from(field(0x150)) << 32;
         let (blocks_per_group, inodes_per_group) = (field(0x20), field(0x28));
         let groups = blocks.div_ceil(blocks_per_group.into());
@@ -71,6 +73,7 @@ impl Geometry {
             superblock,
             descriptors,
             seed: Seed::of(uuid),
+            hashing,
             blocks,
             blocks_per_group,
             inodes_per_group,

@@ -14,6 +14,8 @@ const EXTRA: u16 = 32;
 pub(super) const ATTRIBUTES: usize = 128 + EXTRA as usize;
 /// `i_flags`: `i_block` is a tree of extents.
 const EXTENTS: u32 = 0x8_0000;
+/// `i_flags`: a directory with an index.
+const INDEX: u32 = 0x1000;
 
 /// What an inode is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub(super) struct Inode<'a> {
     pub(super) content: [u8; 60],
     /// Whether it is a tree of extents.
     pub(super) has_extents: bool,
+    /// Whether it is a directory with an index.
+    pub(super) indexed: bool,
     pub(super) attributes: &'a xattr::Placed,
     /// When it was made: what no list says.
     pub(super) now: Mtime,
@@ -88,7 +92,9 @@ impl Inode<'_> {
         let sectors = self.blocks * 8;
         put32(&mut raw, 0x1C, sectors as u32);
         put16(&mut raw, 0x74, (sectors >> 32) as u16);
-        put32(&mut raw, 0x20, if self.has_extents { EXTENTS } else { 0 });
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(self.has_extents, EXTENTS) | flag(self.indexed, INDEX);
+        put32(&mut raw, 0x20, flags);
         raw[0x28..0x64].copy_from_slice(&self.content);
         put32(&mut raw, 0x64, self.generation);
         put16(&mut raw, 0x80, EXTRA);

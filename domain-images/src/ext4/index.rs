@@ -1,0 +1,127 @@
+//! The index of a directory that does not fit into one block: its entries sorted by the hash of their
+//! names, and above them a root, and nodes where the root does not hold all.
+
+use super::allocate::Allocator;
+use super::bytes::{put16, put32};
+use super::checksum::Seed;
+use super::directory::{Blocks, ENTRY, Entry, Held, put, size};
+use super::disk::Disk;
+use super::hash::{HALF_MD4, Hashing};
+use super::inode::Type;
+use super::{BLOCK, FillError};
+
+/// Bytes of entries in a leaf: a fifth is left free, as `e2fsck -D` does, so that a new entry does
+/// not at once cost another block.
+const FILLED: usize = BLOCK * 4 / 5;
+/// Where the root's and a node's records begin.
+const IN_ROOT: usize = 32;
+const IN_NODE: usize = 8;
+/// Records they hold: 8 bytes each, and 8 at the end for the checksum.
+const ROOT_HOLDS: usize = (BLOCK - IN_ROOT - 8) / 8;
+const NODE_HOLDS: usize = (BLOCK - IN_NODE - 8) / 8;
+
+/// Entries that share a block.
+pub(super) struct Leaf<'a> {
+    /// The least hash in it; odd where the block before has the same one.
+    hash: u32,
+    entries: Vec<Entry<'a>>,
+}
+
+/// Sorts all entries into leaves.
+pub(super) fn leaves(held: &Held, hashing: Hashing) -> Vec<Leaf<'_>> {
+    let mut sorted: Vec<((u32, u32), Entry<'_>)> = held
+        .iter()
+        .map(|entry| (hashing.of_name(entry.name), entry))
+        .collect();
+    sorted.sort_by_key(|(hashes, entry)| (*hashes, entry.name));
+    let mut leaves: Vec<Leaf<'_>> = Vec::new();
+    let (mut used, mut before) = (0, 0);
+    for ((hash, _), entry) in sorted {
+        match leaves.last_mut() {
+            Some(leaf) if used + size(entry.name) <= FILLED => leaf.entries.push(entry),
+            last => {
+                let goes_on = last.is_some() && hash == before;
+                used = 0;
+                leaves.push(Leaf {
+                    hash: hash | u32::from(goes_on),
+                    entries: vec![entry],
+                });
+            }
+        }
+        used += size(entry.name);
+        before = hash;
+    }
+    leaves
+}
+
+/// Writes the root, the leaves and the nodes. `above` are the directory's inode and its parent's.
+pub(super) fn write(
+    leaves: &[Leaf<'_>],
+    above: (u32, u32),
+    blocks: &mut Blocks,
+    disk: &Disk,
+    allocator: &mut Allocator,
+) -> Result<(), FillError> {
+    // The directory's first block is the root, which comes last, when all others have their numbers.
+    let root_at = blocks.next(disk, allocator)?;
+    let mut number = 1;
+    let mut records = Vec::with_capacity(leaves.len());
+    for leaf in leaves {
+        for entry in &leaf.entries {
+            blocks.add(*entry, disk, allocator)?;
+        }
+        blocks.end(disk)?;
+        records.push((leaf.hash, number));
+        number += 1;
+    }
+    let mut levels = 0;
+    if records.len() > ROOT_HOLDS {
+        levels = 1;
+        let mut nodes = Vec::new();
+        for below in records.chunks(NODE_HOLDS) {
+            let at = blocks.next(disk, allocator)?;
+            let mut node = [0; BLOCK];
+            // To whoever knows of no index it is a block with nothing in it.
+            put16(&mut node, 4, BLOCK as u16);
+            fill(&mut node, IN_NODE, NODE_HOLDS, below, blocks.seed);
+            disk.write(at * BLOCK as u64, &node)?;
+            nodes.push((below[0].0, number));
+            number += 1;
+        }
+        records = nodes;
+    }
+    if records.len() > ROOT_HOLDS {
+        return Err(FillError::Refused("it has more in it than an index holds"));
+    }
+    let mut root = [0; BLOCK];
+    let directory = |inode, name| Entry::directory(inode, name);
+    let used = put(&mut root, 0, directory(above.0, b"."));
+    put(&mut root, used, directory(above.1, b".."));
+    // The second entry reaches to the end: the rest is hidden behind it.
+    put16(&mut root, used + 4, (BLOCK - used) as u16);
+    root[28] = HALF_MD4;
+    root[29] = ENTRY as u8;
+    root[30] = levels;
+    fill(&mut root, IN_ROOT, ROOT_HOLDS, &records, blocks.seed);
+    Ok(disk.write(root_at * BLOCK as u64, &root)?)
+}
+
+/// Puts records of hashes and block numbers at `at`, and the checksum behind the last possible one.
+fn fill(node: &mut [u8], at: usize, holds: usize, records: &[(u32, u32)], seed: Seed) {
+    for (index, (hash, number)) in records.iter().enumerate() {
+        put32(node, at + index * 8, *hash);
+        put32(node, at + index * 8 + 4, *number);
+    }
+    // In place of the first hash, which nothing is less than.
+    put16(node, at, holds as u16);
+    put16(node, at + 2, records.len() as u16);
+    let covered = seed.and(&node[..at + records.len() * 8]);
+    // Behind it the tail with its checksum taken for zero.
+    put32(node, at + holds * 8 + 4, covered.sum(&[0; 8]));
+}
+
+impl Entry<'static> {
+    fn directory(inode: u32, name: &'static [u8]) -> Self {
+        Self::of(inode, Type::Directory.in_directory(), name)
+    }
+}
