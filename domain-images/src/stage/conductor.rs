@@ -128,10 +128,10 @@ impl<'m> Conductor<'_, 'm, '_> {
             return Ok(None);
         };
         // The slot's own tree is whole before anything else comes into the slot.
-        let Some(names) = self.dom0(&mut reader)? else {
+        let Some((names, lists)) = self.dom0(&mut reader)? else {
             return Ok(None);
         };
-        let slot_root = open_root(self.slot)?;
+        let mut lists = lists.into_iter();
         let mut asked = false;
         while let Some(mut reader) = bundle.next_payload()? {
             let payload = &self.manifest.payloads[reader.index()];
@@ -141,10 +141,10 @@ impl<'m> Conductor<'_, 'm, '_> {
                     return Ok(None);
                 }
             }
-            let Some(image) = &payload.image else {
+            let (Some(image), Some(list)) = (&payload.image, lists.next()) else {
                 return Err(ReadError::Malformed("a domU has no image").into());
             };
-            let Some(closing) = self.domain(&slot_root, payload, image, &mut reader)? else {
+            let Some(closing) = self.domain(payload, image, list, &mut reader)? else {
                 return Ok(None);
             };
             // It fails only when the closer has panicked, which ends the stage anyway.
@@ -163,11 +163,12 @@ impl<'m> Conductor<'_, 'm, '_> {
         Ok(!self.fault.is_stopped())
     }
 
-    /// Fills the slot's own file system, mounts it and makes all names in it.
+    /// Fills the slot's own file system, mounts it and makes all names in it; returns the files for
+    /// the lists of the payloads to come.
     fn dom0<R: Read>(
         &mut self,
         reader: &mut PayloadReader<'_, R>,
-    ) -> Result<Option<Names<'m>>, Problem> {
+    ) -> Result<Option<(Names<'m>, Vec<ListFile>)>, Problem> {
         let payload = &self.manifest.payloads[reader.index()];
         self.observer.event(Event::Preparing {
             domain: &payload.domain,
@@ -189,8 +190,12 @@ impl<'m> Conductor<'_, 'm, '_> {
             dom0: payload,
         };
         let root = open_root(self.slot)?;
+        let mut lists = Vec::new();
         for payload in &self.manifest.payloads {
-            domain_image::reserve(payload, self.slot.root())?;
+            if payload.image.is_some() {
+                domain_image::reserve(payload, self.slot.root())?;
+                lists.push(ListFile::create(&root, payload)?);
+            }
         }
         names.list.keep(&root)?;
         names.restore(&root)?;
@@ -204,20 +209,19 @@ impl<'m> Conductor<'_, 'm, '_> {
                 own: OwnFiles::of(self.manifest),
             },
         }));
-        Ok(Some(names))
+        Ok(Some((names, lists)))
     }
 
     /// Prepares a domU's file system and hands all its frames out.
     fn domain<R: Read>(
         &mut self,
-        slot_root: &Root,
         payload: &'m Payload,
         wanted: &Image,
+        mut list: ListFile,
         reader: &mut PayloadReader<'_, R>,
     ) -> Result<Option<Closing<'m>>, Problem> {
         let domain = payload.domain.as_str();
         self.observer.event(Event::Preparing { domain });
-        let mut list = ListFile::create(slot_root, payload)?;
         let Some(first) = self.read_list(payload, &mut list, reader)? else {
             return Ok(None);
         };

@@ -114,7 +114,11 @@ impl Walk {
             TarKind::Symlink(target) => Node::Symlink(target),
             TarKind::CharDevice(major, minor) => Node::CharDevice(*major, *minor),
             TarKind::BlockDevice(major, minor) => Node::BlockDevice(*major, *minor),
-            TarKind::Fifo | TarKind::Directory | TarKind::HardLink(_) => Node::Fifo,
+            TarKind::Fifo => Node::Fifo,
+            TarKind::Directory | TarKind::HardLink(_) => {
+                let reason = "it is in the wrong part of the payload";
+                return Err(self.problem(&tar.path, EntryError::Refused(reason)));
+            }
         };
         let made = self.fill.node(name, &meta, more, node);
         let made = made.map_err(|error| self.made(&entry.path, error))?;
