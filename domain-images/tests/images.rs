@@ -305,3 +305,20 @@ fn a_file_system_that_runs_full_ends_the_stage() {
     let web = Forged::files(&[file(b"one"), file(b"two"), file(b"three")]);
     refused(&lab, &web, "out of inodes half-way", "No space left");
 }
+
+#[test]
+fn a_fresh_file_system_that_runs_full_ends_the_stage() {
+    let lab = Lab::new();
+    let canary = Canary::set(&lab);
+    let names = |count: usize| (0..count).map(|n| format!("{n:06}").into_bytes());
+    // A byte takes a block, which the manifest's numbers do not tell.
+    let small: Vec<Vec<u8>> = names(1500).map(|n| entry(&n, b'0', b"x")).collect();
+    let empty: Vec<Vec<u8>> = names(2500).map(|n| file(&n)).collect();
+    for (row, entries, data) in [("blocks", small, 1500), ("inodes", empty, 0)] {
+        let web = Forged::files(&entries).with(|f| f.data = data);
+        let bundle = lab.forge(&nothing(), Some((&web, Mode::Replace)));
+        let error = outcome(&lab, &bundle).expect_err(row);
+        assert!(error.contains("No space left"), "{row}: {error}");
+        canary.check(&lab, row);
+    }
+}
