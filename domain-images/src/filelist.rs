@@ -21,6 +21,7 @@
 //!
 //! Reading and writing take memory for one line, never for the list.
 
+mod field;
 mod line;
 mod read;
 mod write;

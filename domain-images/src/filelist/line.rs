@@ -2,8 +2,10 @@
 
 use thiserror::Error;
 
-use super::{Entry, Kind, MAX_XATTR_BYTES, Mtime, is_normal_path};
-use crate::manifest::Digest;
+use super::field::{
+    digest, escape, mode, number, push_digest, push_mode, push_number, push_time, time, unescape,
+};
+use super::{Entry, Kind, MAX_XATTR_BYTES, is_normal_path};
 
 /// Why a line of a file list is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -13,36 +15,46 @@ pub struct BadLine(pub(super) &'static str);
 impl Entry {
     /// Appends the entry's line, without a newline.
     pub(super) fn write_line(&self, out: &mut Vec<u8>) {
-        let letter = match self.kind {
-            Kind::File { .. } => 'f',
-            Kind::Directory => 'd',
-            Kind::Symlink(_) => 'l',
-            Kind::HardLink(_) => 'h',
-            Kind::CharDevice(..) => 'c',
-            Kind::BlockDevice(..) => 'b',
-            Kind::Fifo => 'p',
-        };
-        let Self { mode, uid, gid, .. } = self;
-        let Mtime { seconds, nanos } = self.mtime;
-        push(out, &format!("{letter} {mode:04o} {uid} {gid} {seconds}"));
-        if nanos != 0 {
-            push(out, &format!(".{nanos:09}"));
-        }
+        out.push(match self.kind {
+            Kind::File { .. } => b'f',
+            Kind::Directory => b'd',
+            Kind::Symlink(_) => b'l',
+            Kind::HardLink(_) => b'h',
+            Kind::CharDevice(..) => b'c',
+            Kind::BlockDevice(..) => b'b',
+            Kind::Fifo => b'p',
+        });
+        out.push(b' ');
+        push_mode(self.mode, out);
+        out.push(b' ');
+        push_number(self.uid, out);
+        out.push(b' ');
+        push_number(self.gid, out);
+        out.push(b' ');
+        push_time(self.mtime, out);
         out.push(b' ');
         escape(&self.path, out);
         match &self.kind {
-            Kind::File { size, sha256 } => push(out, &format!(" size={size} sha256={sha256}")),
+            Kind::File { size, sha256 } => {
+                out.extend_from_slice(b" size=");
+                push_number(*size, out);
+                out.extend_from_slice(b" sha256=");
+                push_digest(sha256, out);
+            }
             Kind::Symlink(target) | Kind::HardLink(target) => {
-                push(out, " link=");
+                out.extend_from_slice(b" link=");
                 escape(target, out);
             }
             Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
-                push(out, &format!(" device={major}:{minor}"));
+                out.extend_from_slice(b" device=");
+                push_number(*major, out);
+                out.push(b':');
+                push_number(*minor, out);
             }
             Kind::Directory | Kind::Fifo => {}
         }
         for (name, value) in &self.xattrs {
-            push(out, " xattr=");
+            out.extend_from_slice(b" xattr=");
             escape(name, out);
             out.push(b':');
             escape(value, out);
@@ -53,11 +65,15 @@ impl Entry {
     pub(super) fn read_line(line: &[u8]) -> Result<Self, BadLine> {
         let entry = Self::parse(line)?;
         entry.check()?;
-        let mut again = Vec::with_capacity(line.len());
-        entry.write_line(&mut again);
-        if again != line {
-            return Err(BadLine("not in canonical form"));
-        }
+        // Every field is read in its one form only, so there is nothing to compare in a release.
+        debug_assert!(
+            {
+                let mut again = Vec::new();
+                entry.write_line(&mut again);
+                again == line
+            },
+            "a second form of a line is read"
+        );
         Ok(entry)
     }
 
@@ -65,24 +81,22 @@ impl Entry {
         let mut fields = line.split(|b| *b == b' ');
         let mut field = || fields.next().ok_or(BadLine("a field is missing"));
         let letter = field()?;
-        let mode = u32::from_str_radix(text(field()?)?, 8).map_err(|_| BadLine("bad mode"))?;
+        let mode = mode(field()?)?;
         let uid = number(field()?)?;
         let gid = number(field()?)?;
-        let mtime = parse_time(text(field()?)?)?;
+        let mtime = time(field()?)?;
         let path = unescape(field()?)?;
         let kind = match letter {
             b"f" => Kind::File {
                 size: number(after(field()?, b"size=")?)?,
-                sha256: Digest::parse(text(after(field()?, b"sha256=")?)?)
-                    .ok_or(BadLine("bad digest"))?,
+                sha256: digest(after(field()?, b"sha256=")?)?,
             },
             b"d" => Kind::Directory,
             b"l" => Kind::Symlink(unescape(after(field()?, b"link=")?)?),
             b"h" => Kind::HardLink(unescape(after(field()?, b"link=")?)?),
             b"c" | b"b" => {
-                let numbers = text(after(field()?, b"device=")?)?;
-                let (major, minor) = numbers.split_once(':').ok_or(BadLine("bad device"))?;
-                let (major, minor) = (number(major.as_bytes())?, number(minor.as_bytes())?);
+                let (major, minor) = at_colon(after(field()?, b"device=")?)?;
+                let (major, minor) = (number(major)?, number(minor)?);
                 if letter == b"c" {
                     Kind::CharDevice(major, minor)
                 } else {
@@ -162,66 +176,17 @@ impl Entry {
     }
 }
 
-fn push(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        // `:` parts an attribute's name from its value; escaping it everywhere keeps one rule.
-        if matches!(byte, b'!'..=b'~') && !matches!(byte, b'\\' | b':') {
-            out.push(*byte);
-        } else {
-            out.extend_from_slice(b"\\x");
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
-        }
-    }
-}
-
-fn unescape(text: &[u8]) -> Result<Vec<u8>, BadLine> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        if *first == b'\\' {
-            let [b'x', high, low, after @ ..] = after else {
-                return Err(BadLine("bad escape"));
-            };
-            let digit = |d: &u8| char::from(*d).to_digit(16).ok_or(BadLine("bad escape"));
-            out.push((digit(high)? * 16 + digit(low)?) as u8);
-            rest = after;
-        } else {
-            out.push(*first);
-            rest = after;
-        }
-    }
-    Ok(out)
-}
-
-fn text(field: &[u8]) -> Result<&str, BadLine> {
-    std::str::from_utf8(field).map_err(|_| BadLine("not text"))
-}
-
-fn number<T: std::str::FromStr>(field: &[u8]) -> Result<T, BadLine> {
-    text(field)?.parse().map_err(|_| BadLine("bad number"))
-}
-
 fn after<'a>(field: &'a [u8], key: &[u8]) -> Result<&'a [u8], BadLine> {
     field.strip_prefix(key).ok_or(BadLine("a field is missing"))
 }
 
-fn parse_time(field: &str) -> Result<Mtime, BadLine> {
-    let (seconds, nanos) = field.split_once('.').unwrap_or((field, "0"));
-    Ok(Mtime {
-        seconds: number(seconds.as_bytes())?,
-        nanos: number(nanos.as_bytes())?,
-    })
+fn at_colon(field: &[u8]) -> Result<(&[u8], &[u8]), BadLine> {
+    let colon = field.iter().position(|byte| *byte == b':');
+    let colon = colon.ok_or(BadLine("a colon is missing"))?;
+    Ok((&field[..colon], &field[colon + 1..]))
 }
 
 fn parse_xattr(field: &[u8]) -> Result<(Vec<u8>, Vec<u8>), BadLine> {
-    let pair = after(field, b"xattr=")?;
-    let colon = pair.iter().position(|b| *b == b':');
-    let colon = colon.ok_or(BadLine("bad extended attribute"))?;
-    Ok((unescape(&pair[..colon])?, unescape(&pair[colon + 1..])?))
+    let (name, value) = at_colon(after(field, b"xattr=")?)?;
+    Ok((unescape(name)?, unescape(value)?))
 }

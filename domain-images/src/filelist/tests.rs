@@ -87,6 +87,38 @@ fn there_is_one_way_to_write_an_entry() {
         "p 0644 00 0 0 a",
         "p 0644 0 0 0.000000000 a",
         "p 0644 0 0 1.5 a",
+        "p 0644 0 0 1.5000000000 a",
+        "p 0644 0 0 1.+00000001 a",
+        "p 0644 0 0 1. a",
+        "p 0644 0 0 -0 a",
+        "p 0644 0 0 +1 a",
+        "p 0644 0 0 01 a",
+        "p 0644 0 0 - a",
+        "p 0644 0 0 9223372036854775808 a",
+        "p 0644 0 0 -9223372036854775809 a",
+        "p 0644 +0 0 0 a",
+        "p 0644  0 0 0 a",
+        "p 00644 0 0 0 a",
+        "p 0648 0 0 0 a",
+        "P 0644 0 0 0 a",
+        "pp 0644 0 0 0 a",
+        "p 0644 0 0 0 a:b",
+        "p 0644 0 0 0 a\u{e9}",
+        "p 0644 0 0 0 a\tb",
+        "p 0644 0 0 0 a\\",
+        "p 0644 0 0 0 a\\x0",
+        "p 0644 0 0 0 a\\X0a",
+        "p 0644 0 0 0 a link=b",
+        "d 0755 0 0 0 a size=1",
+        "c 0644 0 0 0 a device=01:3",
+        "c 0644 0 0 0 a device=1:3:",
+        "c 0644 0 0 0 a device=1:4294967296",
+        "f 0644 0 0 0 a size=1 sha256=",
+        "f 0644 0 0 0 a size=9223372036854775808 sha256=0000000000000000000000000000000000000000000000000000000000000000",
+        "f 0644 0 0 0 a size=18446744073709551616 sha256=0000000000000000000000000000000000000000000000000000000000000000",
+        "f 0644 0 0 0 a size=1 sha256=000000000000000000000000000000000000000000000000000000000000000",
+        "f 0644 0 0 0 a size=1 sha256=00000000000000000000000000000000000000000000000000000000000000000",
+        "f 0644 0 0 0 a size=1 sha256=A000000000000000000000000000000000000000000000000000000000000000",
         "p 0644 0 0 0 \\x61",
         "p 0644 0 0 0 a\\x0A",
         "p 0644 0 0 0 ../a",
@@ -121,7 +153,44 @@ fn paths_sort_as_a_walk_meets_them() {
     }
 }
 
+#[test]
+fn the_ends_of_every_range_come_back() {
+    let zeros = "0".repeat(64);
+    for line in [
+        "p 0000 0 0 -9223372036854775808.999999999 a".to_owned(),
+        "p 7777 4294967295 4294967295 9223372036854775807.000000001 a".to_owned(),
+        format!("f 0644 0 0 -1 a size=0 sha256={zeros}"),
+        format!("f 0644 0 0 10 a size=9223372036854775807 sha256={zeros} xattr=a:\\x00b"),
+        "b 0644 0 0 0 a device=4294967295:0".to_owned(),
+    ] {
+        let mut again = Vec::new();
+        let entry = Entry::read_line(line.as_bytes()).unwrap();
+        entry.write_line(&mut again);
+        assert_eq!(again.escape_ascii().to_string(), line.replace('\\', "\\\\"));
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_line_with_a_change_has_one_form_or_none(which in 0..5usize, at in 0..200usize, gone in 0..3usize, put in "[0-9a-fx:. \\\\+=-]{0,3}") {
+        let line = [
+            "p 0644 0 12 -1700000000.250000000 etc/a\\x20name",
+            "f 0755 0 0 1700000000 b size=120 sha256=98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4",
+            "c 0666 0 0 0 dev/null device=1:3",
+            "l 0777 10 0 5 bin link=usr/bin xattr=user.a:\\x01b xattr=user.b:",
+            "h 4755 0 0 7.000000010 usr/bin/p link=usr/bin/q",
+        ][which];
+        let mut line = line.as_bytes().to_vec();
+        let at = at % (line.len() + 1);
+        let end = (at + gone).min(line.len());
+        line.splice(at..end, put.bytes());
+        if let Ok(entry) = Entry::read_line(&line) {
+            let mut again = Vec::new();
+            entry.write_line(&mut again);
+            prop_assert_eq!(again, line);
+        }
+    }
+
     #[test]
     fn the_reader_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0..100usize) {
         let (mut text, mut list) = write(&[entry(b".", Kind::Directory), entry(b"a", Kind::Fifo)]);
