@@ -1,13 +1,21 @@
 //! The seal: the written tree is read back from the disk and compared with the signed list.
 //!
-//! The list comes in the order of a depth-first walk and is taken in windows of bounded size. For
-//! each window, several threads compare what the kernel says about the entries; then, while the next
-//! window has its turn, the files' content is read in the order in which it lies on the disk, in
-//! large pieces from the device itself, so that neither the page cache nor the seek time between
-//! small files has a say.
+//! Nobody waits for a stage of the work to end. The list comes in the order of a depth-first walk and
+//! is cut into pieces of bounded size:
 //!
-//! That there is nothing else costs no memory either: all listed entries of a directory exist, so it
-//! is enough that it has as many entries as are listed.
+//! ```text
+//!  list --> looker, several: what the kernel says about the entries, how many a directory has
+//!             |  files, with their place on the disk
+//!             v
+//!           sorter: brings what has come in into the disk's order, neighbours into one span
+//!             |
+//!             v
+//!           reader, several: one reads from the device while another hashes
+//! ```
+//!
+//! Content is read in large pieces from the device itself, so that neither the page cache nor the
+//! seek time between small files has a say. That there is nothing else costs no memory either: all
+//! listed entries of a directory exist, so it is enough that it has as many entries as are listed.
 
 mod content;
 mod error;
@@ -15,15 +23,17 @@ mod extents;
 mod extra;
 mod metadata;
 mod own;
+mod verdict;
 
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use error::SealError;
 pub(crate) use own::OwnFiles;
 
-use content::Content;
+use verdict::{Found, Verdict};
 
 use crate::filelist::{Entry, Kind, ListError};
 use crate::manifest::Mode;
@@ -31,10 +41,14 @@ use crate::stage::links_of;
 use crate::stage::whiteout;
 use crate::tree::Root;
 
-/// Entries compared at once; three windows are under way at a time.
-const WINDOW_ENTRIES: usize = 4096;
-/// Bytes of paths, targets and attributes in a window.
-const WINDOW_BYTES: usize = 1 << 20;
+/// Entries in a piece of the list, which one thread compares.
+const PIECE_ENTRIES: usize = 512;
+/// Bytes of paths, targets and attributes in a piece.
+const PIECE_BYTES: usize = 128 << 10;
+/// Messages that wait in each queue between threads.
+const QUEUED: usize = 4;
+/// Threads of a kind; more cores than that hash faster than disks read.
+const MAX_THREADS: usize = 8;
 
 /// A tree that was read back and is what was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,65 +84,104 @@ pub(crate) fn compare<L: Iterator<Item = Result<Entry, ListError>>>(
     let links = links_of(scope.mode == Mode::Overlay);
     let root = Root::open(scope.root, links).map_err(SealError::read(b"."))?;
     let device = scope.device.map(content::Device::open).transpose()?;
-    // The disk gives one window's content while the next one's metadata keep the CPU busy.
-    let (ready, windows) = sync_channel(1);
-    std::thread::scope(|threads| {
-        let reading = threads.spawn(|| content::compare_all(&root, device.as_ref(), windows));
-        let looked = look(scope, &root, &mut lists, &ready);
-        drop(ready);
-        // An error in content is about an earlier window than what stopped the look.
-        let bytes = metadata::joined(reading.join())?;
-        Ok(Sealed {
-            entries: looked?,
-            bytes,
-            duration: started.elapsed(),
-        })
+    let verdict = Verdict::default();
+    let (to_look, pieces) = queue();
+    let (to_sort, files) = sync_channel(QUEUED);
+    let (to_read, spans) = queue();
+    // Each end of a queue belongs to the threads that use it, so that it goes with the last of them:
+    // whoever panics lets nobody wait, and the panic goes on from here.
+    let (looked, bytes) = std::thread::scope(|threads| {
+        let (root, verdict, device) = (&root, &verdict, device.as_ref());
+        let count = count_of_threads();
+        for pieces in vec![pieces; count] {
+            let to_sort = to_sort.clone();
+            threads.spawn(move || metadata::compare_all(root, scope, &pieces, &to_sort, verdict));
+        }
+        drop(to_sort);
+        threads.spawn(move || content::sort(&files, &to_read));
+        let readers: Vec<_> = vec![spans; count]
+            .into_iter()
+            .map(|spans| threads.spawn(move || content::compare_all(root, device, &spans, verdict)))
+            .collect();
+        let looked = hand_out(scope, lists(), &to_look, verdict);
+        drop(to_look);
+        let bytes: u64 = readers
+            .into_iter()
+            .map(|thread| joined(thread.join()))
+            .sum();
+        (looked, bytes)
+    });
+    match verdict.found() {
+        None => {}
+        Some(Found::Error(error)) => return Err(error),
+        Some(Found::Odd(dir)) => {
+            return Err(extra::name_it(&root, scope.own, &dir, lists()?)?);
+        }
+    }
+    let (entries, deleted) = looked;
+    if scope.mode == Mode::Overlay {
+        deleted.check(&root, &mut lists)?;
+    }
+    Ok(Sealed {
+        entries,
+        bytes,
+        duration: started.elapsed(),
     })
 }
 
-/// Compares all but content, and hands the files on whose content is to be compared; returns how
-/// many entries that were.
-fn look<L: Iterator<Item = Result<Entry, ListError>>>(
+/// Cuts the list into pieces for the lookers; returns how many entries that were and what of the
+/// list is about deletions.
+fn hand_out<L: Iterator<Item = Result<Entry, ListError>>>(
     scope: &Scope<'_>,
-    root: &Root,
-    lists: &mut impl FnMut() -> Result<L, ListError>,
-    ready: &SyncSender<Vec<Content>>,
-) -> Result<u64, SealError> {
-    let overlay = scope.mode == Mode::Overlay;
-    let mut list = lists()?;
-    let mut counter = extra::Counter::new();
+    list: Result<L, ListError>,
+    to_look: &SyncSender<Piece>,
+    verdict: &Verdict,
+) -> (u64, extra::Deleted) {
     let mut deleted = extra::Deleted::default();
     let mut entries = 0;
-    loop {
-        let mut window = Window::default();
-        let more = window.fill(&mut list, scope, &mut counter, &mut deleted)?;
-        entries += window.entries.len() as u64;
-        let files = metadata::compare(root, scope, &window.entries)?;
-        if !overlay {
-            let odd = extra::count_all(root, scope.own, &counter.take_closed(!more))?;
-            if let Some(dir) = odd {
-                return Err(extra::name_it(root, scope.own, &dir, lists()?)?);
+    let mut number = 0;
+    let cut = || -> Result<(), SealError> {
+        let mut list = list?;
+        let mut counter = extra::Counter::new();
+        loop {
+            number += 1;
+            let mut piece = Piece::new(number);
+            let more = piece.fill(&mut list, scope, &mut counter, &mut deleted)?;
+            entries += piece.entries.len() as u64;
+            if scope.mode == Mode::Replace {
+                piece.dirs = counter.take_closed(!more);
+            }
+            if verdict.is_moot(number) || to_look.send(piece).is_err() || !more {
+                return Ok(());
             }
         }
-        // It fails only when the reader has found a difference, which ends the seal.
-        if ready.send(files).is_err() || !more {
-            break;
-        }
+    };
+    if let Err(error) = cut() {
+        verdict.fail(number, Found::Error(error));
     }
-    if overlay {
-        deleted.check(root, lists)?;
-    }
-    Ok(entries)
+    (entries, deleted)
 }
 
-/// A part of the list.
-#[derive(Default)]
-struct Window {
+/// A piece of the list.
+struct Piece {
+    /// Counted from 1: a difference in an earlier one comes first.
+    number: u64,
     entries: Vec<Entry>,
+    /// Directories whose last listed entry is in this piece.
+    dirs: Vec<extra::Counted>,
     bytes: usize,
 }
 
-impl Window {
+impl Piece {
+    fn new(number: u64) -> Self {
+        Self {
+            number,
+            entries: Vec::with_capacity(PIECE_ENTRIES),
+            dirs: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     /// Takes entries from the list; returns whether there may be more.
     fn fill(
         &mut self,
@@ -137,7 +190,7 @@ impl Window {
         counter: &mut extra::Counter,
         deleted: &mut extra::Deleted,
     ) -> Result<bool, SealError> {
-        while self.entries.len() < WINDOW_ENTRIES && self.bytes < WINDOW_BYTES {
+        while self.entries.len() < PIECE_ENTRIES && self.bytes < PIECE_BYTES {
             let Some(entry) = list.next().transpose()? else {
                 return Ok(false);
             };
@@ -169,7 +222,34 @@ fn weight(entry: &Entry) -> usize {
     entry.path.len() + target + attributes
 }
 
-/// Threads for work that mostly waits for the disk.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from) * 2
+/// The receiving end of a queue from which several threads take.
+struct Queue<T>(Arc<Mutex<Receiver<T>>>);
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+fn queue<T>() -> (SyncSender<T>, Queue<T>) {
+    let (sender, receiver) = sync_channel(QUEUED);
+    (sender, Queue(Arc::new(Mutex::new(receiver))))
+}
+
+impl<T> Queue<T> {
+    /// The next one; `None` after the last.
+    fn take(&self) -> Option<T> {
+        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    }
+}
+
+/// Threads for work of which half waits for the disk.
+fn count_of_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() * 2).min(MAX_THREADS))
+}
+
+/// A thread's result; a panic in it is a bug and goes on here.
+fn joined<T>(result: std::thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -95,15 +95,20 @@ impl Parents {
         path: &'p [u8],
     ) -> Result<(Arc<OwnedFd>, &'p [u8]), Errno> {
         let (parent, name) = split(path);
-        if let Some(fd) = self.0.get(parent) {
-            return Ok((Arc::clone(fd), name));
+        Ok((self.dir(root, parent)?, name))
+    }
+
+    /// The directory `path` of `root` itself, as whose children the next entries may come.
+    pub(crate) fn dir(&mut self, root: &Root, path: &[u8]) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = self.0.get(path) {
+            return Ok(Arc::clone(fd));
         }
         if self.0.len() >= PARENTS_KEPT {
             self.0.clear();
         }
-        let fd = Arc::new(root.open_dir(parent)?);
-        self.0.insert(parent.to_vec(), Arc::clone(&fd));
-        Ok((fd, name))
+        let fd = Arc::new(root.open_dir(path)?);
+        self.0.insert(path.to_vec(), Arc::clone(&fd));
+        Ok(fd)
     }
 }
 

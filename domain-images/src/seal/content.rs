@@ -3,14 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use rustix::fs::{Advice, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::extents::{Extent, Place};
-use super::{SealError, threads};
+use super::verdict::{Found, Verdict};
+use super::{Queue, SealError};
 use crate::aligned::{Aligned, BLOCK};
 use crate::manifest::Digest;
 use crate::tree::Root;
@@ -19,6 +19,9 @@ use crate::tree::Root;
 const SPAN: u64 = 1 << 20;
 /// Bytes between two files that are rather read than stepped over.
 const GAP: u64 = 64 << 10;
+
+/// Bytes of files' descriptions that are brought into order at once.
+const WINDOW: usize = 512 << 10;
 
 /// A file whose content is to be compared.
 pub(super) struct Content {
@@ -29,6 +32,15 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// Memory that it takes.
+    pub(super) fn weight(&self) -> usize {
+        let extents = match &self.extents {
+            Place::Known(extents) => size_of_val(extents.as_slice()),
+            Place::Unknown(_) => 0,
+        };
+        size_of::<Self>() + self.path.len() + extents
+    }
+
     /// Its only extent, when one read gets all of it.
     fn small(&self) -> Option<Extent> {
         match &self.extents {
@@ -61,81 +73,73 @@ impl Device {
     }
 }
 
-/// Compares all files of all windows; returns how many bytes that were.
+/// Brings files into the order of the disk, as far as that goes with those that have come in, and
+/// hands them on in spans: neighbours that one read gets.
+pub(super) fn sort(files: &Receiver<Vec<Content>>, to_read: &SyncSender<Vec<Content>>) {
+    while let Ok(mut window) = files.recv() {
+        let mut bytes: usize = window.iter().map(Content::weight).sum();
+        while bytes < WINDOW
+            && let Ok(more) = files.try_recv()
+        {
+            bytes += more.iter().map(Content::weight).sum::<usize>();
+            window.extend(more);
+        }
+        window.sort_unstable_by_key(|file| file.extents.start());
+        for span in spans(window) {
+            // It fails only after a panic in all readers, which ends the seal.
+            let _ = to_read.send(span);
+        }
+    }
+}
+
+/// Compares all files of the spans that come; returns how many bytes that were.
 pub(super) fn compare_all(
     root: &Root,
     device: Option<&Device>,
-    windows: Receiver<Vec<Content>>,
-) -> Result<u64, SealError> {
-    let mut bytes = 0;
-    for files in windows {
-        bytes += compare(root, device, files)?;
-    }
-    Ok(bytes)
-}
-
-/// Compares all of `files`; returns how many bytes that were.
-fn compare(
-    root: &Root,
-    device: Option<&Device>,
-    mut files: Vec<Content>,
-) -> Result<u64, SealError> {
-    files.sort_unstable_by_key(|file| file.extents.start());
-    let spans = spans(&files);
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let bytes = AtomicU64::new(0);
-    let run = || {
-        let mut reader = Reader {
-            root,
-            device,
-            buffer: Aligned::new(SPAN as usize + BLOCK),
-            zeros: vec![0; BLOCK * 16],
-        };
-        while !failed.load(Ordering::Relaxed) {
-            let Some(span) = spans.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                break;
-            };
-            let done = reader.span(&files[span.clone()]);
-            match done {
-                Ok(read) => bytes.fetch_add(read, Ordering::Relaxed),
-                Err(error) => {
-                    failed.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            };
-        }
-        Ok(())
+    spans: &Queue<Vec<Content>>,
+    verdict: &Verdict,
+) -> u64 {
+    let mut reader = Reader {
+        root,
+        device,
+        buffer: Aligned::new(SPAN as usize + BLOCK),
+        zeros: vec![0; BLOCK * 16],
     };
-    std::thread::scope(|scope| {
-        let count = threads().min(spans.len());
-        let running: Vec<_> = (0..count).map(|_| scope.spawn(run)).collect();
-        running
-            .into_iter()
-            .try_for_each(|thread| super::metadata::joined(thread.join()))
-    })?;
-    Ok(bytes.into_inner())
+    let mut bytes = 0;
+    while let Some(span) = spans.take() {
+        // All are taken, so that nobody waits for room in the queue.
+        if verdict.is_moot(u64::MAX) {
+            continue;
+        }
+        match reader.span(&span) {
+            Ok(read) => bytes += read,
+            Err(error) => verdict.fail(0, Found::Error(error)),
+        }
+    }
+    bytes
 }
 
 /// Groups neighbours that one read gets.
-fn spans(files: &[Content]) -> Vec<std::ops::Range<usize>> {
-    let mut spans: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut place: Option<(u64, u64)> = None;
-    for (index, file) in files.iter().enumerate() {
-        let small = file.small();
-        if let (Some((start, end)), Some(extent), Some(span)) = (place, small, spans.last_mut())
-            && extent.physical >= end
-            && extent.physical - end <= GAP
-            && extent.physical + extent.bytes - start <= SPAN
+fn spans(files: Vec<Content>) -> impl Iterator<Item = Vec<Content>> {
+    let mut files = files.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = files.next()?;
+        let mut place = first.small().map(|extent| (extent.physical, extent.end()));
+        let mut span = vec![first];
+        while let Some((start, end)) = place
+            && let Some(next) = files.next_if(|file| {
+                file.small().is_some_and(|extent| {
+                    extent.physical >= end
+                        && extent.physical - end <= GAP
+                        && extent.end() - start <= SPAN
+                })
+            })
         {
-            span.end = index + 1;
-            place = Some((start, extent.physical + extent.bytes));
-            continue;
+            place = next.small().map(|extent| (start, extent.end()));
+            span.push(next);
         }
-        spans.push(index..index + 1);
-        place = small.map(|extent| (extent.physical, extent.physical + extent.bytes));
-    }
-    spans
+        Some(span)
+    })
 }
 
 struct Reader<'a> {

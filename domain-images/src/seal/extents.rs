@@ -16,6 +16,13 @@ pub(super) struct Extent {
     pub(super) bytes: u64,
 }
 
+impl Extent {
+    /// Where it ends on the device.
+    pub(super) fn end(&self) -> u64 {
+        self.physical + self.bytes
+    }
+}
+
 /// Extents of one file that are kept; a file in more pieces is read through the file system.
 const MAX_EXTENTS: usize = 4096;
 

@@ -1,13 +1,13 @@
 //! Nothing is there that was not signed.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir};
+use rustix::fs::{AtFlags, Dir, RawDir, SeekFrom};
 use rustix::io::Errno;
 
+use super::SealError;
 use super::own::OwnFiles;
-use super::{SealError, threads};
 use crate::filelist::{Entry, ListError};
 use crate::stage::whiteout::Whiteout;
 use crate::tree::{Root, name, split};
@@ -15,10 +15,13 @@ use crate::tree::{Root, name, split};
 /// Bytes of names that are kept to check deletions.
 const MAX_DELETED_BYTES: usize = 8 << 20;
 
+/// Bytes of names that are read at once.
+pub(super) const NAMES: usize = 32 << 10;
+
 /// A directory and how many entries it should have.
 pub(super) struct Counted {
-    path: Vec<u8>,
-    entries: u64,
+    pub(super) path: Vec<u8>,
+    pub(super) entries: u64,
 }
 
 /// Counts listed entries by directory, while the list comes in the order of a depth-first walk.
@@ -80,39 +83,31 @@ impl Counter {
     }
 }
 
-/// Finds a directory that has another number of entries than are listed.
-pub(super) fn count_all(
-    root: &Root,
+/// How many entries the open directory `dir` has that are to be counted. `names` is what its names
+/// are read into.
+pub(super) fn count(
+    fd: &OwnedFd,
+    dir: &Counted,
     own: &OwnFiles,
-    dirs: &[Counted],
-) -> Result<Option<Vec<u8>>, SealError> {
-    let chunk = dirs.len().div_ceil(threads()).max(1);
-    std::thread::scope(|scope| {
-        let running: Vec<_> = dirs
-            .chunks(chunk)
-            .map(|dirs| {
-                scope.spawn(move || {
-                    for dir in dirs {
-                        let mut found = 0;
-                        each_child(root, &dir.path, |path| {
-                            found += u64::from(!own.allows(path));
-                            Ok(())
-                        })?;
-                        if found != dir.entries {
-                            return Ok(Some(dir.path.clone()));
-                        }
-                    }
-                    Ok(None)
-                })
-            })
-            .collect();
-        for thread in running {
-            if let Some(dir) = super::metadata::joined(thread.join())? {
-                return Ok(Some(dir));
-            }
+    names: &mut Vec<u8>,
+) -> Result<u64, Errno> {
+    // Whoever had the descriptor before may have read names, too.
+    rustix::fs::seek(fd, SeekFrom::Start(0))?;
+    names.clear();
+    let mut children = RawDir::new(fd, names.spare_capacity_mut());
+    let mut path = stem(&dir.path);
+    let stem = path.len();
+    let mut found = 0;
+    while let Some(child) = children.next() {
+        let child = child?;
+        let last = child.file_name().to_bytes();
+        if !matches!(last, b"." | b"..") {
+            path.truncate(stem);
+            path.extend_from_slice(last);
+            found += u64::from(!own.allows(&path));
         }
-        Ok(None)
-    })
+    }
+    Ok(found)
 }
 
 /// The error that names what is extra in `dir`. Memory for one directory's names, on this path only.
@@ -139,6 +134,15 @@ pub(super) fn name_it(
     Ok(extra.map_or_else(|| SealError::extra(dir), |path| SealError::extra(&path)))
 }
 
+/// What the paths of everything in the directory `dir` begin with.
+fn stem(dir: &[u8]) -> Vec<u8> {
+    if dir == b"." {
+        Vec::new()
+    } else {
+        [dir, b"/"].concat()
+    }
+}
+
 /// Calls `each` with the path of everything in the directory `dir`.
 fn each_child(
     root: &Root,
@@ -146,11 +150,7 @@ fn each_child(
     mut each: impl FnMut(&[u8]) -> Result<(), SealError>,
 ) -> Result<(), SealError> {
     let fd = root.open_dir(dir).map_err(SealError::read(dir))?;
-    let mut path = if dir == b"." {
-        Vec::new()
-    } else {
-        [dir, b"/"].concat()
-    };
+    let mut path = stem(dir);
     let stem = path.len();
     for child in Dir::new(fd).map_err(SealError::read(dir))? {
         let child = child.map_err(SealError::read(dir))?;

@@ -1,65 +1,90 @@
 //! What the kernel says about an entry, beside its content.
 
-use std::any::Any;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::content::Content;
-use super::extents;
-use super::{Scope, SealError, threads};
+use super::verdict::{Found, Verdict};
+use super::{Piece, Queue, Scope, SealError, extents, extra};
 use crate::filelist::{Entry, Kind, Mtime};
 use crate::tree::{Attributes, Parents, Root, fd_xattrs, name, name_xattrs, split};
 
-/// Compares all `entries`; returns the files whose content is still to be compared.
-pub(super) fn compare(
+/// Bytes of files' descriptions that are handed on at once.
+const HANDED_ON: usize = 128 << 10;
+
+/// Compares the pieces that come; hands the files on whose content is still to be compared.
+pub(super) fn compare_all(
     root: &Root,
     scope: &Scope<'_>,
-    entries: &[Entry],
-) -> Result<Vec<Content>, SealError> {
-    let chunk = entries.len().div_ceil(threads()).max(1);
-    std::thread::scope(|threads| {
-        let running: Vec<_> = entries
-            .chunks(chunk)
-            .map(|entries| {
-                threads.spawn(move || {
-                    let mut comparer = Comparer {
-                        root,
-                        scope,
-                        parents: Parents::default(),
-                    };
-                    let mut files = Vec::new();
-                    for entry in entries {
-                        files.extend(comparer.entry(entry)?);
-                    }
-                    Ok(files)
-                })
-            })
-            .collect();
-        let mut files = Vec::new();
-        for thread in running {
-            files.append(&mut joined(thread.join())?);
+    pieces: &Queue<Piece>,
+    to_sort: &SyncSender<Vec<Content>>,
+    verdict: &Verdict,
+) {
+    let mut comparer = Comparer {
+        root,
+        scope,
+        parents: Parents::default(),
+        names: Vec::with_capacity(extra::NAMES),
+    };
+    while let Some(piece) = pieces.take() {
+        // All are taken, so that nobody waits for room in the queue.
+        if verdict.is_moot(piece.number) {
+            continue;
         }
-        Ok(files)
-    })
-}
-
-/// A thread's result; a panic in it is a bug and goes on here.
-pub(super) fn joined<T>(
-    result: Result<Result<T, SealError>, Box<dyn Any + Send>>,
-) -> Result<T, SealError> {
-    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        match comparer.piece(&piece, to_sort) {
+            Ok(None) => {}
+            Ok(Some(dir)) => verdict.fail(piece.number, Found::Odd(dir)),
+            Err(error) => verdict.fail(piece.number, Found::Error(error)),
+        }
+    }
 }
 
 struct Comparer<'a> {
     root: &'a Root,
     scope: &'a Scope<'a>,
     parents: Parents,
+    /// Room for the names in a directory.
+    names: Vec<u8>,
 }
 
 impl Comparer<'_> {
+    /// Returns a directory that has another number of entries than are listed.
+    fn piece(
+        &mut self,
+        piece: &Piece,
+        to_sort: &SyncSender<Vec<Content>>,
+    ) -> Result<Option<Vec<u8>>, SealError> {
+        let mut files = Vec::new();
+        let mut bytes = 0;
+        for entry in &piece.entries {
+            let Some(file) = self.entry(entry)? else {
+                continue;
+            };
+            bytes += file.weight();
+            files.push(file);
+            if bytes >= HANDED_ON {
+                bytes = 0;
+                // It fails only after a panic in the sorter, which ends the seal.
+                let _ = to_sort.send(std::mem::take(&mut files));
+            }
+        }
+        let _ = to_sort.send(files);
+        for dir in &piece.dirs {
+            let read = |error: Errno| SealError::read(&dir.path)(error);
+            let fd = self.parents.dir(self.root, &dir.path).map_err(read)?;
+            let found = extra::count(&fd, dir, self.scope.own, &mut self.names).map_err(read)?;
+            if found != dir.entries {
+                return Ok(Some(dir.path.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     fn entry(&mut self, entry: &Entry) -> Result<Option<Content>, SealError> {
         let read = |error: Errno| match error {
             Errno::NOENT | Errno::NOTDIR => SealError::missing(&entry.path),
@@ -100,12 +125,13 @@ impl Comparer<'_> {
             }
             Kind::Symlink(target) => {
                 let found = rustix::fs::readlinkat(&*dir, name(last), Vec::new()).map_err(read)?;
-                let found = found.to_bytes().escape_ascii().to_string();
-                same(
+                let show = |target: &[u8]| target.escape_ascii().to_string();
+                same_shown(
                     entry,
                     "its target",
-                    target.escape_ascii().to_string(),
-                    found,
+                    target.as_slice(),
+                    found.to_bytes(),
+                    show,
                 )?;
                 attributes(entry, self.name_attributes(dir.as_fd(), last, entry)?)?;
             }
@@ -114,8 +140,8 @@ impl Comparer<'_> {
                     rustix::fs::major(stat.st_rdev),
                     rustix::fs::minor(stat.st_rdev),
                 );
-                let show = |(major, minor): (u32, u32)| format!("{major}:{minor}");
-                same(entry, "its device", show((*major, *minor)), show(device))?;
+                let show = |(major, minor): &(u32, u32)| format!("{major}:{minor}");
+                same_shown(entry, "its device", &(*major, *minor), &device, show)?;
                 attributes(entry, self.name_attributes(dir.as_fd(), last, entry)?)?;
             }
             Kind::Fifo => attributes(entry, self.name_attributes(dir.as_fd(), last, entry)?)?,
@@ -135,16 +161,17 @@ impl Comparer<'_> {
 
     fn directory(&mut self, entry: &Entry) -> Result<(), SealError> {
         let fd = self.open_directory(entry)?;
-        let stat = rustix::fs::fstat(&fd).map_err(SealError::read(&entry.path))?;
+        let stat = rustix::fs::fstat(&*fd).map_err(SealError::read(&entry.path))?;
         self.numbers(entry, &stat)?;
-        let found = fd_xattrs(&fd).map_err(SealError::read(&entry.path))?;
+        let found = fd_xattrs(&*fd).map_err(SealError::read(&entry.path))?;
         attributes(entry, found)
     }
 
     /// In an overlay a link to a directory stands for it: that is how it was unpacked.
-    fn open_directory(&self, entry: &Entry) -> Result<OwnedFd, SealError> {
+    fn open_directory(&mut self, entry: &Entry) -> Result<Arc<OwnedFd>, SealError> {
         let path = &entry.path;
-        self.root.open_dir(path).map_err(|error| match error {
+        let opened = self.parents.dir(self.root, path);
+        opened.map_err(|error| match error {
             Errno::NOENT => SealError::missing(path),
             Errno::NOTDIR | Errno::LOOP => SealError::Differs {
                 entry: path.escape_ascii().to_string(),
@@ -170,12 +197,13 @@ impl Comparer<'_> {
     fn numbers(&self, entry: &Entry, stat: &Stat) -> Result<(), SealError> {
         // A link's own mode means nothing and cannot be set.
         if !matches!(entry.kind, Kind::Symlink(_)) {
-            let show = |mode: u32| format!("{mode:04o}");
-            same(
+            let show = |mode: &u32| format!("{mode:04o}");
+            same_shown(
                 entry,
                 "its mode",
-                show(entry.mode),
-                show(stat.st_mode & 0o7777),
+                &entry.mode,
+                &(stat.st_mode & 0o7777),
+                show,
             )?;
         }
         same(entry, "its owner", entry.uid, stat.st_uid)?;
@@ -187,23 +215,20 @@ impl Comparer<'_> {
             seconds: stat.st_mtime,
             nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(u32::MAX),
         };
-        let show = |time: Mtime| format!("{}.{:09}", time.seconds, time.nanos);
-        same(entry, "its time", show(entry.mtime), show(found))
+        let show = |time: &Mtime| format!("{}.{:09}", time.seconds, time.nanos);
+        same_shown(entry, "its time", &entry.mtime, &found, show)
     }
 }
 
 fn attributes(entry: &Entry, found: Attributes) -> Result<(), SealError> {
-    if found == entry.xattrs {
-        return Ok(());
-    }
     let show = |attributes: &Attributes| {
         let one = |(key, value): &(Vec<u8>, Vec<u8>)| {
             format!("{}={}", key.escape_ascii(), value.escape_ascii())
         };
         attributes.iter().map(one).collect::<Vec<_>>().join(" ")
     };
-    let (signed, found) = (show(&entry.xattrs), show(&found));
-    same(entry, "its extended attributes", signed, found)
+    let what = "its extended attributes";
+    same_shown(entry, what, &entry.xattrs, &found, show)
 }
 
 fn same<T: PartialEq + ToString>(
@@ -212,14 +237,25 @@ fn same<T: PartialEq + ToString>(
     signed: T,
     found: T,
 ) -> Result<(), SealError> {
+    same_shown(entry, what, &signed, &found, T::to_string)
+}
+
+/// Compares values and puts them into words only when they differ.
+fn same_shown<T: PartialEq + ?Sized>(
+    entry: &Entry,
+    what: &'static str,
+    signed: &T,
+    found: &T,
+    show: impl Fn(&T) -> String,
+) -> Result<(), SealError> {
     if signed == found {
         return Ok(());
     }
     Err(SealError::Differs {
         entry: entry.path.escape_ascii().to_string(),
         what,
-        signed: signed.to_string(),
-        found: found.to_string(),
+        signed: show(signed),
+        found: show(found),
     })
 }
 
