@@ -17,6 +17,7 @@
 //! seek time between small files has a say. That there is nothing else costs no memory either: all
 //! listed entries of a directory exist, so it is enough that it has as many entries as are listed.
 
+mod ahead;
 mod content;
 mod error;
 mod extents;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 pub use error::SealError;
 pub(crate) use own::OwnFiles;
 
+use ahead::Ahead;
 use verdict::{Found, Verdict};
 
 use crate::filelist::{Entry, Kind, ListError};
@@ -84,6 +86,7 @@ pub(crate) fn compare<L: Iterator<Item = Result<Entry, ListError>>>(
     let links = links_of(scope.mode == Mode::Overlay);
     let root = Root::open(scope.root, links).map_err(SealError::read(b"."))?;
     let device = scope.device.map(content::Device::open).transpose()?;
+    let ahead = device.as_ref().map(Ahead::new);
     let verdict = Verdict::default();
     let (to_look, pieces) = queue();
     let (to_sort, files) = sync_channel(QUEUED);
@@ -92,10 +95,13 @@ pub(crate) fn compare<L: Iterator<Item = Result<Entry, ListError>>>(
     // whoever panics lets nobody wait, and the panic goes on from here.
     let (looked, bytes) = std::thread::scope(|threads| {
         let (root, verdict, device) = (&root, &verdict, device.as_ref());
+        let ahead = ahead.as_ref();
         let count = count_of_threads();
         for pieces in vec![pieces; count] {
             let to_sort = to_sort.clone();
-            threads.spawn(move || metadata::compare_all(root, scope, &pieces, &to_sort, verdict));
+            threads.spawn(move || {
+                metadata::compare_all(root, scope, ahead, &pieces, &to_sort, verdict)
+            });
         }
         drop(to_sort);
         threads.spawn(move || content::sort(&files, &to_read));

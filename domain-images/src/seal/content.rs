@@ -71,6 +71,15 @@ impl Device {
         }
         Ok(Self(file))
     }
+
+    /// Has a part read into the device's pages, without waiting for it.
+    pub(super) fn read_ahead(&self, from: u64, bytes: u64) {
+        if let Err(error) =
+            rustix::fs::fadvise(&self.0, from, bytes.try_into().ok(), Advice::WillNeed)
+        {
+            tracing::debug!(%error, "the device reads nothing ahead");
+        }
+    }
 }
 
 /// Brings files into the order of the disk, as far as that goes with those that have come in, and

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use fiemap::{Fiemap, FiemapExtentFlags, FiemapFlags};
 
@@ -43,6 +44,12 @@ impl Place {
             Self::Unknown(start) => *start,
         }
     }
+}
+
+/// Where on the device the content of `file` begins.
+pub(super) fn first(file: impl AsFd) -> io::Result<Option<u64>> {
+    let first = Fiemap::new(file).next().transpose()?;
+    Ok(first.map(|extent| extent.fe_physical))
 }
 
 /// Asks the file system where the content of `file` lies.

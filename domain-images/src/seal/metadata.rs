@@ -8,6 +8,7 @@ use std::sync::mpsc::SyncSender;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::ahead::Ahead;
 use super::content::Content;
 use super::verdict::{Found, Verdict};
 use super::{Piece, Queue, Scope, SealError, extents, extra};
@@ -21,6 +22,7 @@ const HANDED_ON: usize = 128 << 10;
 pub(super) fn compare_all(
     root: &Root,
     scope: &Scope<'_>,
+    ahead: Option<&Ahead<'_>>,
     pieces: &Queue<Piece>,
     to_sort: &SyncSender<Vec<Content>>,
     verdict: &Verdict,
@@ -28,6 +30,7 @@ pub(super) fn compare_all(
     let mut comparer = Comparer {
         root,
         scope,
+        ahead,
         parents: Parents::default(),
         names: Vec::with_capacity(extra::NAMES),
     };
@@ -47,6 +50,7 @@ pub(super) fn compare_all(
 struct Comparer<'a> {
     root: &'a Root,
     scope: &'a Scope<'a>,
+    ahead: Option<&'a Ahead<'a>>,
     parents: Parents,
     /// Room for the names in a directory.
     names: Vec<u8>,
@@ -161,6 +165,9 @@ impl Comparer<'_> {
 
     fn directory(&mut self, entry: &Entry) -> Result<(), SealError> {
         let fd = self.open_directory(entry)?;
+        if let Some(ahead) = self.ahead {
+            ahead.directory(&*fd);
+        }
         let stat = rustix::fs::fstat(&*fd).map_err(SealError::read(&entry.path))?;
         self.numbers(entry, &stat)?;
         let found = fd_xattrs(&*fd).map_err(SealError::read(&entry.path))?;
