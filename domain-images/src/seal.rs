@@ -44,7 +44,7 @@ use crate::stage::whiteout;
 use crate::tree::Root;
 
 /// Entries in a piece of the list, which one thread compares.
-const PIECE_ENTRIES: usize = 512;
+const PIECE_ENTRIES: usize = 256;
 /// Bytes of paths, targets and attributes in a piece.
 const PIECE_BYTES: usize = 128 << 10;
 /// Messages that wait in each queue between threads.

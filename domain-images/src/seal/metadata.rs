@@ -77,7 +77,9 @@ impl Comparer<'_> {
                 let _ = to_sort.send(std::mem::take(&mut files));
             }
         }
-        let _ = to_sort.send(files);
+        if !files.is_empty() {
+            let _ = to_sort.send(files);
+        }
         for dir in &piece.dirs {
             let read = |error: Errno| SealError::read(&dir.path)(error);
             let fd = self.parents.dir(self.root, &dir.path).map_err(read)?;
