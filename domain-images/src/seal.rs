@@ -49,8 +49,8 @@ const PIECE_ENTRIES: usize = 256;
 const PIECE_BYTES: usize = 128 << 10;
 /// Messages that wait in each queue between threads.
 const QUEUED: usize = 4;
-/// Threads of a kind; more cores than that hash faster than disks read.
-const MAX_THREADS: usize = 8;
+/// Threads of a kind, however many cores there are: each has memory to read into.
+const MAX_THREADS: usize = 4;
 
 /// A tree that was read back and is what was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

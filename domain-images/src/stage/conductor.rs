@@ -24,7 +24,9 @@ use crate::seal::OwnFiles;
 use crate::tree::{Links, Metadata, Root};
 
 /// Frames between conductor and workers: enough that no worker waits while the next one is read.
-const QUEUE: usize = 4;
+const QUEUE: usize = 2;
+/// Workers at most, however many cores there are: each has some MiB for frames of its own.
+const MOST_WORKERS: usize = 4;
 
 /// Writes the whole bundle.
 pub(super) fn run<R: Read + Send>(
@@ -66,7 +68,8 @@ fn fill<'m, R: Read + Send>(
     observer: &dyn StageObserver,
 ) -> Result<Names<'m>, Problem> {
     // One more than there are cores: now and then one waits for the disk.
-    let workers = thread::available_parallelism().map_or(2, usize::from) + 1;
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let workers = (cores + 1).min(MOST_WORKERS);
     let fault = Fault::default();
     let (queue, frames) = sync_channel(QUEUE);
     let (give_back, buffers) = channel();

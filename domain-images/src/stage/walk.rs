@@ -27,8 +27,10 @@ pub(super) struct Walk {
     domain: String,
     fill: Fill,
     list: ListReader,
-    directories: ListReader,
-    links: ListReader,
+    /// Until the stream's directories are over.
+    directories: Option<ListReader>,
+    /// If the stream has hard links.
+    links: Option<ListReader>,
     /// The first entry, if it is not the root's.
     first: Option<Entry>,
     /// Paths of the directories that the walk is in, the root first.
@@ -47,7 +49,8 @@ impl Walk {
     ) -> Result<Self, Problem> {
         let reader = || list.reader(payload).map_err(|source| list.bad(source));
         let mut linked = Linked::default();
-        if payload.frames.last().is_some_and(|f| f.part == Part::Links) {
+        let has_links = payload.frames.last().is_some_and(|f| f.part == Part::Links);
+        if has_links {
             for entry in reader()?.only(b'h') {
                 linked.expect(&entry.map_err(|source| list.bad(source))?, &payload.domain)?;
             }
@@ -67,8 +70,11 @@ impl Walk {
             domain: payload.domain.clone(),
             fill,
             list: entries,
-            directories: reader()?.only(b'd'),
-            links: reader()?.only(b'h'),
+            directories: Some(reader()?.only(b'd')),
+            links: match has_links {
+                true => Some(reader()?.only(b'h')),
+                false => None,
+            },
             first,
             open: vec![b".".to_vec()],
             leaf: (Vec::new(), false),
@@ -78,20 +84,21 @@ impl Walk {
 
     /// Sees that the stream's next directory is the list's.
     pub(super) fn directory(&mut self, tar: &TarEntry<'_>) -> Result<(), Problem> {
-        let listed = self.directories.next().transpose();
-        self.same(listed, tar)
+        let next = self.directories.as_mut().and_then(Iterator::next);
+        self.same(next.transpose(), tar)
     }
 
     /// Sees that the stream's next hard link is the list's.
     pub(super) fn hard_link(&mut self, tar: &TarEntry<'_>) -> Result<(), Problem> {
-        let listed = self.links.next().transpose();
-        self.same(listed, tar)
+        let next = self.links.as_mut().and_then(Iterator::next);
+        self.same(next.transpose(), tar)
     }
 
     /// Makes everything up to the stream's next entry, and that; returns where its content belongs.
     pub(super) fn file(&mut self, tar: &TarEntry<'_>) -> Result<Vec<Extent>, Problem> {
-        let listed = self.next_file()?;
-        let Some(entry) = listed else {
+        let directories = self.directories.take();
+        self.is_over(directories)?;
+        let Some(entry) = self.next_file()? else {
             return self.same(Ok(None), tar).map(|()| Vec::new());
         };
         compare(&entry, tar).map_err(|error| self.problem(&tar.path, error))?;
@@ -128,19 +135,29 @@ impl Walk {
 
     /// Makes the rest of the list, which the stream must have had too, and writes what is left.
     pub(super) fn finish(mut self) -> Result<(), Problem> {
-        let file = self.next_file()?;
-        let directory = self.directories.next().transpose();
-        let link = self.links.next().transpose();
-        let left = [Ok(file), directory, link];
-        for listed in left {
-            if let Some(entry) = listed.map_err(|source| self.list_problem(source))? {
-                let missing = "it is in the signed list and not in the payload";
-                return Err(self.problem(&entry.path, EntryError::Refused(missing)));
-            }
+        if let Some(entry) = self.next_file()? {
+            return Err(self.missing(&entry));
         }
+        let (directories, links) = (self.directories.take(), self.links.take());
+        self.is_over(directories)?;
+        self.is_over(links)?;
         self.fill
             .finish()
             .map_err(|error| at_all(&self.domain, error))
+    }
+
+    /// Sees that the list has no more of what the stream has no more of.
+    fn is_over(&self, rest: Option<ListReader>) -> Result<(), Problem> {
+        match rest.and_then(|mut rest| rest.next()).transpose() {
+            Ok(None) => Ok(()),
+            Ok(Some(entry)) => Err(self.missing(&entry)),
+            Err(source) => Err(self.list_problem(source)),
+        }
+    }
+
+    fn missing(&self, entry: &Entry) -> Problem {
+        let missing = "it is in the signed list and not in the payload";
+        self.problem(&entry.path, EntryError::Refused(missing))
     }
 
     /// Makes what the list has up to its next entry that is neither directory nor hard link, and

@@ -110,7 +110,11 @@ pub(crate) fn fd_xattrs(fd: impl AsFd) -> Result<Attributes, Errno> {
 /// All extended attributes of the entry `name` in `dir`, which is not followed.
 pub(crate) fn name_xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attributes, Errno> {
     let path = by_descriptor(dir, name);
-    let mut names = vec![0; rustix::fs::llistxattr_query(path.as_slice())?];
+    let bytes = rustix::fs::llistxattr_query(path.as_slice())?;
+    if bytes == 0 {
+        return Ok(Attributes::new());
+    }
+    let mut names = vec![0; bytes];
     let length = rustix::fs::llistxattr(path.as_slice(), &mut names[..])?;
     names.truncate(length);
     values(&names, |name| {
