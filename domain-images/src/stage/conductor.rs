@@ -49,9 +49,6 @@ pub(super) fn run<R: Read + Send>(
     store::put(&root, "manifest.json", bundle.manifest_bytes())?;
     store::put(&root, "manifest.sig", bundle.signature_bytes())?;
     names.restore(&root)?;
-    drop(root);
-    drop(names);
-    slot.remount()?;
     Ok(StagedRoot(slot))
 }
 
@@ -67,9 +64,9 @@ fn fill<'m, R: Read + Send>(
     slot: &mut Slot,
     observer: &dyn StageObserver,
 ) -> Result<Names<'m>, Problem> {
-    // One more than there are cores: now and then one waits for the disk.
+    // More than there are cores: now and then one waits for the disk.
     let cores = thread::available_parallelism().map_or(2, usize::from);
-    let workers = (cores + 1).min(MOST_WORKERS);
+    let workers = (cores + 2).min(MOST_WORKERS);
     let fault = Fault::default();
     let (queue, frames) = sync_channel(QUEUE);
     let (give_back, buffers) = channel();
@@ -186,7 +183,7 @@ impl<'m> Conductor<'_, 'm, '_> {
             return Ok(None);
         }
         closer::complete(target, &list, self.fault)?;
-        self.slot.open()?;
+        self.slot.mount()?;
         let names = Names {
             list: Arc::new(list),
             own: OwnFiles::of(self.manifest),

@@ -50,16 +50,9 @@ impl Slot {
         )))
     }
 
-    /// Mounts the filled slot, so that the images can be made in it; without its journal, since a
-    /// crash costs the slot anyway.
-    pub(super) fn open(&mut self) -> Result<(), Problem> {
-        self.mount(MountOptions {
-            without_journal: true,
-            ..MountOptions::default()
-        })
-    }
-
-    fn mount(&mut self, options: MountOptions) -> Result<(), Problem> {
+    /// Mounts the filled slot as dom0's own root will be: what is read from now on comes from the
+    /// disk.
+    pub(super) fn mount(&mut self) -> Result<(), Problem> {
         if !self.is_device && self.attached.is_none() {
             let options = LoopOptions {
                 region: self.region,
@@ -68,25 +61,12 @@ impl Slot {
             let device = LoopDevice::attach(&self.path, options);
             self.attached = Some(device.map_err(Problem::image(DOM0))?);
         }
-        let guard = MountGuard::mount(self.device(), &self.mountpoint, options);
-        self.mount = Some(guard.map_err(Problem::image(DOM0))?);
-        Ok(())
-    }
-
-    /// Mounts the slot anew, with its journal and as dom0's own root will be: what is read from now
-    /// on comes from the disk.
-    pub(super) fn remount(&mut self) -> Result<(), Problem> {
-        self.unmount()?;
-        self.mount(MountOptions {
+        let options = MountOptions {
             trusted: true,
             ..MountOptions::default()
-        })
-    }
-
-    fn unmount(&mut self) -> Result<(), Problem> {
-        if let Some(mount) = self.mount.take() {
-            mount.unmount().map_err(Problem::image(DOM0))?;
-        }
+        };
+        let guard = MountGuard::mount(self.device(), &self.mountpoint, options);
+        self.mount = Some(guard.map_err(Problem::image(DOM0))?);
         Ok(())
     }
 
@@ -100,7 +80,9 @@ impl Slot {
     }
 
     fn finish(mut self) -> Result<(), Problem> {
-        self.unmount()?;
+        if let Some(mount) = self.mount.take() {
+            mount.unmount().map_err(Problem::image(DOM0))?;
+        }
         let sync = |path: &Path| {
             File::open(path)
                 .and_then(|file| file.sync_all())

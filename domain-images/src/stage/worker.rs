@@ -15,6 +15,9 @@ use crate::bundle::{Decoder, FrameError, ReadError, UncheckedFrame};
 use crate::ext4::Content;
 use crate::manifest::limits;
 
+/// Bytes of a buffer that is read into again: most frames are packed into less.
+const KEPT: usize = 1 << 20;
+
 /// A frame as it was read, and where it belongs.
 pub(super) struct Work<'a> {
     pub(super) target: Arc<Target<'a>>,
@@ -53,8 +56,9 @@ pub(super) fn work(number: usize, shop: &Shop<'_, '_>, buffers: &Sender<Vec<u8>>
             continue;
         }
         match worker.frame(work) {
-            // The conductor may have no more use for it.
-            Ok(buffer) => drop(buffers.send(buffer)),
+            // The conductor may have no more use for it. Large ones are rare, and not kept.
+            Ok(buffer) if buffer.capacity() <= KEPT => drop(buffers.send(buffer)),
+            Ok(_) => {}
             Err(Halt::Problem(problem)) => shop.fault.raise(problem),
             Err(Halt::Stopped) => {}
         }
