@@ -91,3 +91,6 @@ pub(crate) enum Node<'a> {
     BlockDevice(u32, u32),
     Fifo,
 }
+
+#[cfg(test)]
+mod tests;
