@@ -4,13 +4,14 @@
 //! locks, find a free inode, dirty five blocks of metadata, copy the content into the page cache,
 //! find room for it later. Here everything is known in advance, because entries come in the order of
 //! a depth-first walk: inodes and blocks are handed out in ascending order, a directory is written
-//! once when the walk leaves it, and content goes from the decoder to its place in large pieces.
+//! once when the walk leaves it, a block of inodes when all of them are known, and content goes from
+//! the decoder to its place in large pieces.
 //! Nothing that an entry says is a path here, so nothing leads out of the image.
 //!
 //! ```text
 //! mke2fs     superblock, descriptors, journal, root and lost+found
 //! Fill       entry by entry: inodes, directories, attributes; says where content belongs
-//! Content    any number of workers: content, past the page cache
+//! Content    any number of workers: content, and metadata that are complete, past the page cache
 //! finish     directories that are open, bitmaps, descriptors, superblock; flush
 //! ```
 //!
@@ -35,6 +36,7 @@ mod geometry;
 mod hash;
 mod index;
 mod inode;
+mod table;
 mod xattr;
 
 use std::io;

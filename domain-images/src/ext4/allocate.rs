@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::content::Content;
 use super::disk::Disk;
 use super::geometry::{BLOCK_UNINIT, Geometry, INODE_UNINIT};
+use super::inode::INODE;
+use super::table::{PER_BLOCK, Table};
 use super::{BLOCK, FillError};
 
 /// Blocks for metadata that are taken at once, so that directories lie side by side and content is
 /// not interrupted by each of them.
 const CHUNK: u64 = 64;
-/// Inode table blocks that are written with zeros at once, before the first inode comes into one.
-const TABLE_CHUNK: u32 = 32;
-/// Inodes in a block of a table.
-const PER_BLOCK: u32 = (BLOCK / 256) as u32;
 /// The first inode that is nobody's: behind `lost+found`.
 const FIRST_INODE: u32 = 12;
 
@@ -35,17 +34,19 @@ pub(super) struct Allocator {
     /// Taken for metadata, and not used yet.
     chunk: Run,
     next_inode: u32,
-    /// Inodes below this one lie in table blocks that were written.
-    tables_to: u32,
+    table: Table,
     /// New directories by group.
     directories: BTreeMap<u32, u32>,
 }
 
 impl Allocator {
-    pub(super) fn new(geometry: Geometry) -> Result<Self, FillError> {
-        if geometry.inodes_per_group < FIRST_INODE {
+    pub(super) fn new(geometry: Geometry, disk: &Disk) -> Result<Self, FillError> {
+        let per_group = geometry.inodes_per_group;
+        if per_group < PER_BLOCK || !per_group.is_multiple_of(PER_BLOCK) {
             return Err(FillError::Unexpected("its number of inodes"));
         }
+        let mut table = Table::default();
+        table.take_over(&geometry, FIRST_INODE, disk)?;
         Ok(Self {
             geometry,
             bitmaps: BTreeMap::new(),
@@ -55,7 +56,7 @@ impl Allocator {
                 blocks: 0,
             },
             next_inode: FIRST_INODE,
-            tables_to: FIRST_INODE,
+            table,
             directories: BTreeMap::new(),
         })
     }
@@ -133,33 +134,27 @@ impl Allocator {
     }
 
     /// Takes the next inode.
-    pub(super) fn inode(&mut self, disk: &Disk) -> Result<u32, FillError> {
+    pub(super) fn inode(&mut self) -> Result<u32, FillError> {
         let inode = self.next_inode;
         let (group, index) = self.geometry.place_of(inode);
         if group >= self.geometry.groups() {
             return Err(FillError::NoInodes);
         }
-        if inode >= self.tables_to || index == 0 {
-            self.begin_table(disk, group, index)?;
+        if index.is_multiple_of(PER_BLOCK) {
+            self.table.begin(&self.geometry, inode);
         }
         self.next_inode += 1;
         Ok(inode)
     }
 
-    /// Writes zeros to the blocks of a table from `index` on: what was there is from another time,
-    /// and inodes that come one by one need not be read first.
-    fn begin_table(&mut self, disk: &Disk, group: u32, index: u32) -> Result<(), FillError> {
-        let per_group = self.geometry.inodes_per_group;
-        // Where the first block holds the inodes of mke2fs, it is left as it is.
-        let from = index.next_multiple_of(PER_BLOCK).min(per_group);
-        let to = (index / PER_BLOCK + TABLE_CHUNK) * PER_BLOCK;
-        let to = to.min(per_group);
-        let blocks = (to.div_ceil(PER_BLOCK)).saturating_sub(from.div_ceil(PER_BLOCK));
-        let at = self.geometry.group(group).inode_table() + u64::from(from / PER_BLOCK);
-        let zeros = vec![0; blocks as usize * BLOCK];
-        disk.write(at * BLOCK as u64, &zeros)?;
-        self.tables_to = (group * per_group).saturating_add(to).saturating_add(1);
-        Ok(())
+    /// Puts what was taken into its place.
+    pub(super) fn put_inode(
+        &mut self,
+        inode: u32,
+        raw: &[u8; INODE],
+        disk: &Disk,
+    ) -> Result<(), FillError> {
+        self.table.put(&self.geometry, inode, raw, disk)
     }
 
     /// Counts a new directory.
@@ -170,6 +165,10 @@ impl Allocator {
 
     /// Writes bitmaps, descriptors and superblock.
     pub(super) fn finish(mut self, disk: &Disk) -> Result<(), FillError> {
+        std::mem::take(&mut self.table).finish(disk)?;
+        let mut content = Content::new();
+        content.metadata(disk, true)?;
+        content.flush(disk)?;
         self.give_back_chunk();
         for (group, bits) in &self.bitmaps {
             let (at, end) = (

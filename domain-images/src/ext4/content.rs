@@ -1,4 +1,4 @@
-//! Content on its way to its place.
+//! Content, and metadata that are complete, on their way to their places.
 
 use std::io;
 
@@ -48,6 +48,14 @@ impl Content {
             self.piece(disk, extent.run.start * BLOCK as u64 + skip, piece)?;
             offset += now as u64;
             bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Takes the metadata that are complete; all of them, or when they are worth it.
+    pub(crate) fn metadata(&mut self, disk: &Disk, all: bool) -> io::Result<()> {
+        for (block, bytes) in disk.ready(all) {
+            self.piece(disk, block * BLOCK as u64, &bytes[..])?;
         }
         Ok(())
     }

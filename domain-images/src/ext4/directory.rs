@@ -221,7 +221,6 @@ impl Blocks {
         }
         if self.used == 0 {
             self.at = self.next(disk, allocator)?;
-            self.block.fill(0);
         }
         self.last = self.used;
         self.used += put(&mut self.block[..], self.used, entry);
@@ -233,14 +232,15 @@ impl Blocks {
         if std::mem::take(&mut self.used) == 0 {
             return Ok(());
         }
-        let block = &mut self.block[..];
+        let mut bytes = std::mem::replace(&mut self.block, Box::new([0; BLOCK]));
+        let block = &mut bytes[..];
         put16(block, self.last + 4, (END - self.last) as u16);
         // The checksum looks like an entry without an inode.
         put16(block, END + 4, TAIL as u16);
         block[END + 7] = 0xDE;
         let sum = self.seed.sum(&block[..END]);
         put32(block, END + 8, sum);
-        Ok(disk.write(self.at * BLOCK as u64, block)?)
+        Ok(disk.later(self.at, bytes)?)
     }
 
     /// Takes the directory's next block; returns where it lies.

@@ -4,22 +4,34 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
+use super::BLOCK;
 use crate::image::Region;
 
 /// A block device, an image file, or a part of one.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    /// Through the page cache, which puts small pieces together: metadata.
+    /// Through the page cache: what is read, and what is written last.
     cached: File,
-    /// Past it: content. `None` where that is not possible.
+    /// Past it: content, and metadata that come with it. `None` where that is not possible.
     direct: Option<File>,
     /// Where in the file the file system begins.
     offset: u64,
+    /// Blocks of metadata that are complete, and written when somebody has time for it.
+    ready: Mutex<Vec<Block>>,
 }
+
+/// A block and its number.
+pub(super) type Block = (u64, Box<[u8; BLOCK]>);
+
+/// Complete blocks that are worth writing.
+const WORTH_WRITING: usize = 64;
+/// Complete blocks that are kept at most.
+const READY: usize = 512;
 
 impl Disk {
     /// Opens `path`, or a region of it, which must not be mounted or attached meanwhile.
@@ -35,12 +47,45 @@ impl Disk {
             cached: open(OFlags::empty())?,
             direct: open(OFlags::DIRECT).ok(),
             offset: region.map_or(0, |region| region.offset),
+            ready: Mutex::default(),
         })
     }
 
     /// Reads metadata.
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.cached.read_exact_at(bytes, self.offset + at)
+    }
+
+    /// Has a block of metadata written later, by whoever calls [`Disk::ready`]: writing waits for
+    /// content that is on its way into the same file, and whoever gives entries their places must
+    /// not wait.
+    pub(super) fn later(&self, block: u64, bytes: Box<[u8; BLOCK]>) -> io::Result<()> {
+        let mut ready = self.lock();
+        ready.push((block, bytes));
+        if ready.len() < READY {
+            return Ok(());
+        }
+        let all = std::mem::take(&mut *ready);
+        drop(ready);
+        all.iter()
+            .try_for_each(|(block, bytes)| self.write(block * BLOCK as u64, &bytes[..]))
+    }
+
+    /// The complete blocks, if it is worth it or if `all` are asked for. Whoever takes them writes
+    /// them.
+    pub(super) fn ready(&self, all: bool) -> Vec<Block> {
+        let mut ready = self.lock();
+        let mut taken = Vec::new();
+        if all || ready.len() >= WORTH_WRITING {
+            taken = std::mem::take(&mut *ready);
+        }
+        drop(ready);
+        taken.sort_unstable_by_key(|(block, _)| *block);
+        taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes metadata.

@@ -47,11 +47,11 @@ pub(super) fn tree(
         let mut above = Vec::with_capacity(records.len().div_ceil(IN_BLOCK));
         for records in records.chunks(IN_BLOCK) {
             let at = allocator.metadata(disk)?;
-            let mut block = [0; BLOCK];
-            fill(&mut block, records, IN_BLOCK, depth);
+            let mut block = Box::new([0; BLOCK]);
+            fill(&mut block[..], records, IN_BLOCK, depth);
             let sum = seed.sum(&block[..BLOCK - 4]);
-            put32(&mut block, BLOCK - 4, sum);
-            disk.write(at * BLOCK as u64, &block)?;
+            put32(&mut block[..], BLOCK - 4, sum);
+            disk.later(at, block)?;
             tree_blocks += 1;
             above.push(index(&records[0], at));
         }

@@ -69,7 +69,7 @@ impl Fill {
         let lost_found = Existing::read(&geometry, disk, LOST_FOUND)?;
         let mut fill = Self {
             disk: Arc::clone(disk),
-            allocator: Allocator::new(geometry)?,
+            allocator: Allocator::new(geometry, disk)?,
             now,
             open: Vec::new(),
             held: 0,
@@ -95,7 +95,7 @@ impl Fill {
         let (inode, existing) = match existing {
             Some(existing) => (LOST_FOUND, existing),
             None => {
-                let inode = self.allocator.inode(&self.disk)?;
+                let inode = self.allocator.inode()?;
                 self.allocator.count_directory(inode);
                 (inode, Existing::default())
             }
@@ -276,7 +276,7 @@ impl Fill {
             .checked_add(1)
             .filter(|links| *links <= MOST_LINKS)
             .ok_or(FillError::Refused("it has more names than ext4 takes"))?;
-        let number = self.allocator.inode(&self.disk)?;
+        let number = self.allocator.inode()?;
         let attributes = xattr::place(meta.xattrs, kind, &self.disk, &mut self.allocator)?;
         let body = body(self, number)?;
         self.write(&Inode {
@@ -312,13 +312,13 @@ impl Fill {
             body.content[..target.len()].copy_from_slice(target);
             return Ok(body);
         }
-        let mut block = [0; BLOCK];
+        let mut block = Box::new([0; BLOCK]);
         block
             .get_mut(..target.len())
             .ok_or(FillError::Refused("its target is too long"))?
             .copy_from_slice(target);
         let start = self.allocator.metadata(&self.disk)?;
-        self.disk.write(start * BLOCK as u64, &block)?;
+        self.disk.later(start, block)?;
         let extent = Extent {
             logical: 0,
             run: Run { start, blocks: 1 },
@@ -388,10 +388,9 @@ impl Fill {
         self.allocator.geometry.seed.inode(inode, generation)
     }
 
-    fn write(&self, inode: &Inode<'_>) -> Result<(), FillError> {
-        let geometry = &self.allocator.geometry;
-        let raw = inode.encode(geometry.seed)?;
-        Ok(self.disk.write(geometry.inode_at(inode.number), &raw)?)
+    fn write(&mut self, inode: &Inode<'_>) -> Result<(), FillError> {
+        let raw = inode.encode(self.allocator.geometry.seed)?;
+        self.allocator.put_inode(inode.number, &raw, &self.disk)
     }
 }
 

@@ -80,11 +80,11 @@ pub(super) fn write(
         let mut nodes = Vec::new();
         for below in records.chunks(NODE_HOLDS) {
             let at = blocks.next(disk, allocator)?;
-            let mut node = [0; BLOCK];
+            let mut node = Box::new([0; BLOCK]);
             // To whoever knows of no index it is a block with nothing in it.
-            put16(&mut node, 4, BLOCK as u16);
-            fill(&mut node, IN_NODE, NODE_HOLDS, below, blocks.seed);
-            disk.write(at * BLOCK as u64, &node)?;
+            put16(&mut node[..], 4, BLOCK as u16);
+            fill(&mut node[..], IN_NODE, NODE_HOLDS, below, blocks.seed);
+            disk.later(at, node)?;
             nodes.push((below[0].0, number));
             number += 1;
         }
@@ -93,17 +93,17 @@ pub(super) fn write(
     if records.len() > ROOT_HOLDS {
         return Err(FillError::Refused("it has more in it than an index holds"));
     }
-    let mut root = [0; BLOCK];
+    let mut root = Box::new([0; BLOCK]);
     let directory = |inode, name| Entry::directory(inode, name);
-    let used = put(&mut root, 0, directory(above.0, b"."));
-    put(&mut root, used, directory(above.1, b".."));
+    let used = put(&mut root[..], 0, directory(above.0, b"."));
+    put(&mut root[..], used, directory(above.1, b".."));
     // The second entry reaches to the end: the rest is hidden behind it.
-    put16(&mut root, used + 4, (BLOCK - used) as u16);
+    put16(&mut root[..], used + 4, (BLOCK - used) as u16);
     root[28] = HALF_MD4;
     root[29] = ENTRY as u8;
     root[30] = levels;
-    fill(&mut root, IN_ROOT, ROOT_HOLDS, &records, blocks.seed);
-    Ok(disk.write(root_at * BLOCK as u64, &root)?)
+    fill(&mut root[..], IN_ROOT, ROOT_HOLDS, &records, blocks.seed);
+    Ok(disk.later(root_at, root)?)
 }
 
 /// Puts records of hashes and block numbers at `at`, and the checksum behind the last possible one.

@@ -104,14 +104,15 @@ fn block(
     // The kernel searches a block's entries in this order.
     attributes.sort_by_key(|a| (a.namespace, a.name.len(), a.name));
     let at = allocator.metadata(disk)?;
-    let mut block = [0; BLOCK];
-    put32(&mut block, 0, MAGIC);
-    put32(&mut block, 4, 1);
-    put32(&mut block, 8, 1);
-    fill(&mut block, HEADER, attributes, true);
-    let sum = allocator.geometry.seed.and(&at.to_le_bytes()).sum(&block);
-    put32(&mut block, 16, sum);
-    disk.write(at * BLOCK as u64, &block)?;
+    let mut bytes = Box::new([0; BLOCK]);
+    let block = &mut bytes[..];
+    put32(block, 0, MAGIC);
+    put32(block, 4, 1);
+    put32(block, 8, 1);
+    fill(block, HEADER, attributes, true);
+    let sum = allocator.geometry.seed.and(&at.to_le_bytes()).sum(block);
+    put32(block, 16, sum);
+    disk.later(at, bytes)?;
     Ok(at)
 }
 

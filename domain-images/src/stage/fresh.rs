@@ -91,7 +91,9 @@ impl Fresh {
             self.write(content, piece)
                 .map_err(|error| Problem::entry(target.domain(), &piece.file.path, error))?;
         }
-        let flushed = content.flush(&self.disk);
+        let flushed = content
+            .metadata(&self.disk, false)
+            .and_then(|()| content.flush(&self.disk));
         let doing = || format!("write content of {}", target.domain());
         Ok(flushed.map_err(Problem::io(doing()))?)
     }
