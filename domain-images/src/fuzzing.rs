@@ -78,6 +78,15 @@ pub fn tar(bytes: &[u8]) {
     stage::fuzz_tar(&with_checksums(bytes));
 }
 
+/// The entries of one decoded frame, made in a small file system in step with a list that has the
+/// same ones.
+///
+/// # Panics
+/// When e2fsck has something to say about a file system that was filled to the end.
+pub fn unpack(bytes: &[u8]) {
+    stage::fuzz_unpack(&with_checksums(bytes));
+}
+
 /// Mends the checksum of whatever may be a tar header: every change of a header would be refused for
 /// it, and what comes after would hardly be tried.
 fn with_checksums(bytes: &[u8]) -> Vec<u8> {

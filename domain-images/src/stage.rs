@@ -28,6 +28,8 @@ mod entry;
 mod error;
 mod fault;
 mod fresh;
+#[cfg(feature = "fuzzing")]
+mod fuzzed;
 mod partial;
 mod pax;
 mod plan;
@@ -130,6 +132,8 @@ pub fn write_release<R: Read + Send>(
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use entry::fuzz_tar;
+#[cfg(feature = "fuzzing")]
+pub(crate) use fuzzed::unpack as fuzz_unpack;
 
 /// Where the image `path` (absolute in its root) lies under `root`.
 fn under(root: &Path, path: &str) -> PathBuf {

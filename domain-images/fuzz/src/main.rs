@@ -25,6 +25,7 @@ fn chosen() -> fn(&[u8]) {
         "frame" => fuzzing::frame,
         "file_list" => fuzzing::file_list,
         "tar" => fuzzing::tar,
+        "unpack" => fuzzing::unpack,
         "trap" => trap,
         name => {
             eprintln!("XUPG_FUZZ_TARGET names no target: `{name}`");
@@ -53,7 +54,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     // By turns: as libFuzzer does it, and as the reader would notice it.
     let name = NAME.get_or_init(name);
     let changed = match (seed % 2, name.as_str()) {
-        (1, "tar" | "bundle") => mutate::field(data, size, seed as usize / 2),
+        (1, "tar" | "unpack" | "bundle") => mutate::field(data, size, seed as usize / 2),
         (1, "manifest" | "file_list") => mutate::word(data, size, seed as usize / 2),
         _ => None,
     };

@@ -11,14 +11,16 @@ use std::process::Command;
 /// Inputs of each target in `cargo xtask test`.
 pub const ITERATIONS: u64 = 200_000;
 
-/// Every target, and which share of the inputs it gets: one in so many. A bundle is slow to read.
-pub const TARGETS: [(&str, u64); 6] = [
+/// Every target, and which share of the inputs it gets: one in so many. A bundle is slow to read, and a
+/// file system is slow to make.
+pub const TARGETS: [(&str, u64); 7] = [
     ("manifest", 1),
     ("bundle", 4),
     ("signature", 1),
     ("frame", 2),
     ("file_list", 1),
     ("tar", 1),
+    ("unpack", 10),
 ];
 
 /// The target with a bug in it, see [`Fuzzer::finds_the_trap`].
