@@ -32,13 +32,18 @@
 //!    a zstd stream with the payload's [file list](crate::filelist). `unpacked` is 0.
 //! 2. **directories**: all directory entries, parents first. `./` is the root's own entry.
 //! 3. **files**: regular files, symbolic links, devices, fifos, sorted by path.
-//! 4. **links**: hard links, whose targets are all in part 3.
+//! 4. **links**: hard links, whose targets are all in part 3: of a file's names, the first in the
+//!    order of the list is the file.
+//!
+//! Each part has its entries in the order of the list, and they say what the list says; only the
+//! attributes of a hard link may be left out. So a fresh file system can be made in one walk over the
+//! list, in step with the stream.
 //!
 //! The two zero blocks that end the stream are the last 1024 bytes of the last frame, which has the
 //! part of what precedes them.
 //!
-//! So whoever unpacks in parallel finishes each part before the next, and within a part takes
-//! frames in any order. **Times and modes of directories are set last**, since creating entries
+//! Whoever unpacks in parallel through a mounted file system finishes each part before the next, and
+//! within a part takes frames in any order. **Times and modes of directories are set last**, since creating entries
 //! changes a directory's time and a directory may forbid writing; the file list has them all. GNU
 //! tar does so with `--delay-directory-restore`: `zstd -dc dom0.tar.zst | tar -xpf - --numeric-owner
 //! --xattrs --xattrs-include='*' --delay-directory-restore`.

@@ -208,6 +208,7 @@ fn rows() -> Vec<Row> {
             side_by_side(180),
             "more directories in it",
         ),
+        ("150,000 files in one directory", one_directory(), "well"),
         ("a tree of 1,300 levels", levels(), "well"),
         ("100,000 names of 50,000 files", linked(2), "well"),
         (
@@ -313,6 +314,21 @@ fn linked(names: usize) -> Forged {
         f.pieces = pieces(Part::Files, first.collect());
         f.pieces.extend(pieces(Part::Links, more.collect()));
         f.entries = (files * names) as u64;
+    })
+}
+
+fn one_directory() -> Forged {
+    let names: Vec<Vec<u8>> = (0..150_000)
+        .map(|n| file(format!("{n:06}").as_bytes()))
+        .collect();
+    let pieces = names.chunks(4_000).map(|names| Piece {
+        part: Part::Files,
+        continues: None,
+        tar: names.concat(),
+    });
+    Forged::files(&[]).with(|f| {
+        f.pieces = pieces.collect();
+        f.entries = names.len() as u64;
     })
 }
 

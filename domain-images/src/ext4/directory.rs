@@ -13,9 +13,12 @@ use super::{BLOCK, FillError, index};
 /// Bytes at the end of a block that hold its checksum.
 const TAIL: usize = 12;
 /// Where entries have to end.
-pub(super) const END: usize = BLOCK - TAIL;
+const END: usize = BLOCK - TAIL;
 /// Bytes of an entry before its name.
-pub(super) const ENTRY: usize = 8;
+const ENTRY: usize = 8;
+
+/// Bytes in memory before a name: inode, type, and the name's length.
+const HEAD: usize = 6;
 
 /// Its entries, as far as they are known.
 pub(super) struct Entries {
@@ -41,6 +44,7 @@ pub(super) struct Held {
     bytes: Vec<u8>,
     /// Bytes that they take on the disk.
     size: usize,
+    count: usize,
 }
 
 /// A finished directory.
@@ -80,6 +84,7 @@ impl Entries {
                 held.bytes.push(name.len() as u8);
                 held.bytes.extend_from_slice(name);
                 held.size += size(name);
+                held.count += 1;
                 Ok(held.bytes.len() - before)
             }
             State::Written(blocks) => {
@@ -106,7 +111,11 @@ impl Entries {
         if let State::Held(held) = &mut self.state {
             let held = std::mem::take(held);
             let mut blocks = Blocks::new(self.seed, std::mem::take(&mut self.own));
-            for entry in self.own_entries().into_iter().chain(held.iter()) {
+            for entry in self
+                .own_entries()
+                .into_iter()
+                .chain(held.iter().map(|(_, entry)| entry))
+            {
                 blocks.add(entry, disk, allocator)?;
             }
             self.state = State::Written(blocks);
@@ -124,11 +133,9 @@ impl Entries {
             let both = 2 * size(b"..");
             // Blocks that it has must stay its own, and an index would have no use for them.
             if both + held.size > END && self.own.len() <= 1 {
-                let hashing = allocator.geometry.hashing;
-                let leaves = index::leaves(held, hashing);
                 let mut blocks = Blocks::new(self.seed, std::mem::take(&mut self.own));
                 let above = (self.inode, self.parent);
-                index::write(&leaves, above, &mut blocks, disk, allocator)?;
+                index::write(held, above, &mut blocks, disk, allocator)?;
                 return Ok(blocks.finished(true));
             }
         }
@@ -152,16 +159,27 @@ impl Entries {
 }
 
 impl Held {
-    /// All of them, in the order in which they have come.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
-        let mut rest = &self.bytes[..];
+    /// All of them, in the order in which they have come, and where they are.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, Entry<'_>)> {
+        let mut next = 0;
         std::iter::from_fn(move || {
-            let (head, more) = rest.split_first_chunk::<6>()?;
-            let (name, more) = more.split_at_checked(head[5].into())?;
-            rest = more;
-            let inode = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-            Some(Entry::of(inode, head[4], name))
+            let at = next;
+            let entry = self.entry_at(at)?;
+            next += HEAD + entry.name.len();
+            Some((at, entry))
         })
+    }
+
+    /// The one that begins at the byte `at`.
+    pub(super) fn entry_at(&self, at: usize) -> Option<Entry<'_>> {
+        let (head, rest) = self.bytes.get(at..)?.split_first_chunk::<HEAD>()?;
+        let inode = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        Some(Entry::of(inode, head[4], rest.get(..head[5].into())?))
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 }
 

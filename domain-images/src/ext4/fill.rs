@@ -18,8 +18,8 @@ const LOST_FOUND: u32 = 11;
 const LOST_FOUND_NAME: &[u8] = b"lost+found";
 /// Names that a file can have, and directories a directory.
 const MOST_LINKS: u32 = 65_000;
-/// Bytes of names of all directories that the walk is in.
-const HELD: usize = 8 << 20;
+/// Bytes of names of all directories that the walk is in. To sort them takes as much again.
+const HELD: usize = 4 << 20;
 /// The last block of a file has a number of 32 bits.
 const LARGEST: u64 = (u32::MAX as u64) * BLOCK as u64;
 

@@ -4,7 +4,7 @@
 use super::allocate::Allocator;
 use super::bytes::{put16, put32};
 use super::checksum::Seed;
-use super::directory::{Blocks, ENTRY, Entry, Held, put, size};
+use super::directory::{Blocks, Entry, Held, put, size};
 use super::disk::Disk;
 use super::hash::{HALF_MD4, Hashing};
 use super::inode::Type;
@@ -20,43 +20,20 @@ const IN_NODE: usize = 8;
 const ROOT_HOLDS: usize = (BLOCK - IN_ROOT - 8) / 8;
 const NODE_HOLDS: usize = (BLOCK - IN_NODE - 8) / 8;
 
-/// Entries that share a block.
-pub(super) struct Leaf<'a> {
-    /// The least hash in it; odd where the block before has the same one.
-    hash: u32,
-    entries: Vec<Entry<'a>>,
-}
+/// `info_length`: bytes that say what kind of index it is.
+const ABOUT: u8 = 8;
 
-/// Sorts all entries into leaves.
-pub(super) fn leaves(held: &Held, hashing: Hashing) -> Vec<Leaf<'_>> {
-    let mut sorted: Vec<((u32, u32), Entry<'_>)> = held
-        .iter()
-        .map(|entry| (hashing.of_name(entry.name), entry))
-        .collect();
-    sorted.sort_by_key(|(hashes, entry)| (*hashes, entry.name));
-    let mut leaves: Vec<Leaf<'_>> = Vec::new();
-    let (mut used, mut before) = (0, 0);
-    for ((hash, _), entry) in sorted {
-        match leaves.last_mut() {
-            Some(leaf) if used + size(entry.name) <= FILLED => leaf.entries.push(entry),
-            last => {
-                let goes_on = last.is_some() && hash == before;
-                used = 0;
-                leaves.push(Leaf {
-                    hash: hash | u32::from(goes_on),
-                    entries: vec![entry],
-                });
-            }
-        }
-        used += size(entry.name);
-        before = hash;
-    }
-    leaves
+/// An entry's place in memory, by its hash: 12 bytes, of which there may be many.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Hashed {
+    hash: u32,
+    minor: u32,
+    at: u32,
 }
 
 /// Writes the root, the leaves and the nodes. `above` are the directory's inode and its parent's.
 pub(super) fn write(
-    leaves: &[Leaf<'_>],
+    held: &Held,
     above: (u32, u32),
     blocks: &mut Blocks,
     disk: &Disk,
@@ -64,16 +41,8 @@ pub(super) fn write(
 ) -> Result<(), FillError> {
     // The directory's first block is the root, which comes last, when all others have their numbers.
     let root_at = blocks.next(disk, allocator)?;
-    let mut number = 1;
-    let mut records = Vec::with_capacity(leaves.len());
-    for leaf in leaves {
-        for entry in &leaf.entries {
-            blocks.add(*entry, disk, allocator)?;
-        }
-        blocks.end(disk)?;
-        records.push((leaf.hash, number));
-        number += 1;
-    }
+    let mut records = leaves(held, blocks, disk, allocator)?;
+    let mut number = records.len() as u32 + 1;
     let mut levels = 0;
     if records.len() > ROOT_HOLDS {
         levels = 1;
@@ -100,10 +69,49 @@ pub(super) fn write(
     // The second entry reaches to the end: the rest is hidden behind it.
     put16(&mut root[..], used + 4, (BLOCK - used) as u16);
     root[28] = HALF_MD4;
-    root[29] = ENTRY as u8;
+    root[29] = ABOUT;
     root[30] = levels;
     fill(&mut root[..], IN_ROOT, ROOT_HOLDS, &records, blocks.seed);
     Ok(disk.later(root_at, root)?)
+}
+
+/// Writes all entries, sorted by hash; returns the least hash of every block, and its number in the
+/// directory. The hash is odd where the block before has the same one.
+fn leaves(
+    held: &Held,
+    blocks: &mut Blocks,
+    disk: &Disk,
+    allocator: &mut Allocator,
+) -> Result<Vec<(u32, u32)>, FillError> {
+    let mut records = Vec::new();
+    let (mut used, mut before) = (0, 0);
+    for Hashed { hash, at, .. } in sorted(held, allocator.geometry.hashing) {
+        let entry = held.entry_at(at as usize);
+        let entry = entry.ok_or(FillError::Unexpected("a directory"))?;
+        if records.is_empty() || used + size(entry.name) > FILLED {
+            blocks.end(disk)?;
+            let goes_on = !records.is_empty() && hash == before;
+            records.push((hash | u32::from(goes_on), records.len() as u32 + 1));
+            used = 0;
+        }
+        blocks.add(entry, disk, allocator)?;
+        used += size(entry.name);
+        before = hash;
+    }
+    blocks.end(disk)?;
+    Ok(records)
+}
+
+fn sorted(held: &Held, hashing: Hashing) -> Vec<Hashed> {
+    let hashed = held.iter().map(|(at, entry)| {
+        let (hash, minor) = hashing.of_name(entry.name);
+        let at = at as u32;
+        Hashed { hash, minor, at }
+    });
+    let mut sorted: Vec<Hashed> = Vec::with_capacity(held.count());
+    sorted.extend(hashed);
+    sorted.sort_unstable();
+    sorted
 }
 
 /// Puts records of hashes and block numbers at `at`, and the checksum behind the last possible one.
