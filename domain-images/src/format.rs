@@ -43,10 +43,10 @@
 //! part of what precedes them.
 //!
 //! Whoever unpacks in parallel through a mounted file system finishes each part before the next, and
-//! within a part takes frames in any order. **Times and modes of directories are set last**, since creating entries
-//! changes a directory's time and a directory may forbid writing; the file list has them all. GNU
-//! tar does so with `--delay-directory-restore`: `zstd -dc dom0.tar.zst | tar -xpf - --numeric-owner
-//! --xattrs --xattrs-include='*' --delay-directory-restore`.
+//! within a part takes frames in any order. **Times and modes of directories are set last** there,
+//! since creating entries changes a directory's time and a directory may forbid writing; the file
+//! list has them all. GNU tar does so with `--delay-directory-restore`: `zstd -dc dom0.tar.zst | tar
+//! -xpf - --numeric-owner --xattrs --xattrs-include='*' --delay-directory-restore`.
 //!
 //! # Where frames begin
 //! At a tar entry, whose pax header stays in the same frame; or inside a regular file, when the

@@ -13,8 +13,8 @@
 //!             image read-only, seals; the next payload is unpacked meanwhile
 //! ```
 //!
-//! A fresh file system is filled without being mounted ([`crate::ext4`]); a copied one, for an
-//! overlay, through the kernel. dom0's own tree is filled first, then its slot is mounted, all names
+//! A fresh file system is filled without being mounted (see the head of `ext4.rs`); a copied one, for
+//! an overlay, through the kernel. dom0's own tree is filled first, then its slot is mounted, all names
 //! that others need are made in it, and it is sealed while the domUs' images are filled.
 //!
 //! Nothing is read twice and nothing is kept but some frames, so memory does not grow with the
