@@ -1,6 +1,7 @@
 //! Reads the bundle and keeps everybody busy.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -173,7 +174,11 @@ impl<'m> Conductor<'_, 'm, '_> {
         self.observer.event(Event::Preparing {
             domain: &payload.domain,
         });
-        let mut list = ListFile::nameless(payload)?;
+        // Mount points are made beside it, so files can be, too.
+        let folder = self.target.mountpoint.parent();
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let mut list = ListFile::nameless(payload, folder)?;
         let Some(first) = self.read_list(payload, &mut list, reader)? else {
             return Ok(None);
         };

@@ -132,7 +132,7 @@ fn fill(place: &Place, entries: &[(TarEntry<'_>, Entry)]) -> Result<bool, Proble
         .iter()
         .any(|(entry, _)| matches!(entry.kind, TarKind::HardLink(_)));
     let payload = payload(file_list, has_links);
-    let mut list = ListFile::nameless(&payload)?;
+    let mut list = ListFile::nameless(&payload, &std::env::temp_dir())?;
     list.append(&zstd::bulk::compress(&text, 1).map_err(io())?)?;
     let disk = Arc::new(Disk::open(&place.image, None).map_err(io())?);
     let Ok(mut walk) = Walk::begin(&payload, &list, &disk) else {

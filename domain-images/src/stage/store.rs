@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -32,9 +33,11 @@ impl ListFile {
         Ok(Self { file, domain })
     }
 
-    /// dom0's list comes before there is a slot to keep it in: a file without a name, until then.
-    pub(super) fn nameless(payload: &Payload) -> Result<Self, Problem> {
-        let file = tempfile::tempfile().map_err(Problem::io("create a file for a file list"))?;
+    /// dom0's list comes before there is a slot to keep it in: until then, in a file without a name
+    /// in `folder`.
+    pub(super) fn nameless(payload: &Payload, folder: &Path) -> Result<Self, Problem> {
+        let doing = || format!("create a file in {}", folder.display());
+        let file = tempfile::tempfile_in(folder).map_err(Problem::io(doing()))?;
         let domain = payload.domain.clone();
         Ok(Self { file, domain })
     }
