@@ -18,7 +18,6 @@ put manifest < "$work/manifest.json"
 put signature < "$work/manifest.sig"
 for payload in "$work"/*.tar.zst; do
     zstd -dcq "$payload" | put tar
-    zstd -dcq "$payload" | put unpack
     # The first frame is the list: magic and length, then what zstd made of it.
     length=$(od -An -tu4 -j4 -N4 "$payload")
     tail -c +9 "$payload" | head -c $((length)) | zstd -dcq | put file_list

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use keys::run;
-use lab::forge::{Forged, Piece, dir};
+use lab::forge::{Forged, dir};
 use lab::{Lab, Watcher};
 use xupg_images::manifest::Part;
 
@@ -268,16 +268,7 @@ fn a_payload_is_always_laid_out_in_the_same_way() {
 fn a_directory_may_have_more_directories_than_links_count() {
     let lab = Lab::new();
     let names = (0..66_000).map(|n| dir(format!("{n:06}/").as_bytes()));
-    let names: Vec<Vec<u8>> = names.collect();
-    let pieces = names.chunks(4_000).map(|names| Piece {
-        part: Part::Directories,
-        continues: None,
-        tar: names.concat(),
-    });
-    let dom0 = Forged::files(&[]).with(|f| {
-        f.pieces = pieces.collect();
-        f.entries = names.len() as u64;
-    });
+    let dom0 = Forged::in_frames(Part::Directories, &names.collect::<Vec<_>>(), 4_000);
     fs::write(lab.path("release.xupg"), lab.forge(&dom0, None)).unwrap();
     lab.empty_slot(512 << 20);
     let staged = lab.stage(&lab.path("release.xupg"), &Watcher::default());

@@ -272,18 +272,8 @@ fn million() -> Forged {
 }
 
 fn frames() -> Forged {
-    let names: Vec<Vec<u8>> = (0..50_000)
-        .map(|n| format!("{n:06}").into_bytes())
-        .collect();
-    let pieces = names.iter().map(|name| Piece {
-        part: Part::Files,
-        continues: None,
-        tar: file(name),
-    });
-    Forged::files(&[]).with(|f| {
-        f.pieces = pieces.collect();
-        f.entries = names.len() as u64;
-    })
+    let names = (0..50_000).map(|n| file(format!("{n:06}").as_bytes()));
+    Forged::in_frames(Part::Files, &names.collect::<Vec<_>>(), 1)
 }
 
 /// A manifest of nearly 8 MiB.
@@ -302,34 +292,17 @@ fn linked(names: usize) -> Forged {
     let more = (0..files)
         .flat_map(|n| (1..names).map(move |more| (n, more)))
         .map(|(n, more)| header(&name(n, more), b'1', 0, 0o644, &name(n, 0)));
-    let pieces = |part, entries: Vec<Vec<u8>>| -> Vec<Piece> {
-        let piece = |entries: &[Vec<u8>]| Piece {
-            part,
-            continues: None,
-            tar: entries.concat(),
-        };
-        entries.chunks(4_000).map(piece).collect()
-    };
-    Forged::files(&[]).with(|f| {
-        f.pieces = pieces(Part::Files, first.collect());
-        f.pieces.extend(pieces(Part::Links, more.collect()));
-        f.entries = (files * names) as u64;
+    let first = Forged::in_frames(Part::Files, &first.collect::<Vec<_>>(), 4_000);
+    let more = Forged::in_frames(Part::Links, &more.collect::<Vec<_>>(), 4_000);
+    first.with(|f| {
+        f.pieces.extend(more.pieces);
+        f.entries += more.entries;
     })
 }
 
 fn one_directory() -> Forged {
-    let names: Vec<Vec<u8>> = (0..150_000)
-        .map(|n| file(format!("{n:06}").as_bytes()))
-        .collect();
-    let pieces = names.chunks(4_000).map(|names| Piece {
-        part: Part::Files,
-        continues: None,
-        tar: names.concat(),
-    });
-    Forged::files(&[]).with(|f| {
-        f.pieces = pieces.collect();
-        f.entries = names.len() as u64;
-    })
+    let names = (0..150_000).map(|n| file(format!("{n:06}").as_bytes()));
+    Forged::in_frames(Part::Files, &names.collect::<Vec<_>>(), 4_000)
 }
 
 fn side_by_side(length: usize) -> Forged {
@@ -342,16 +315,7 @@ fn side_by_side(length: usize) -> Forged {
             pax(&[(b"path", &name)], &header)
         }
     });
-    let names: Vec<Vec<u8>> = names.collect();
-    let pieces = names.chunks(2_000).map(|names| Piece {
-        part: Part::Directories,
-        continues: None,
-        tar: names.concat(),
-    });
-    Forged::files(&[]).with(|f| {
-        f.pieces = pieces.collect();
-        f.entries = names.len() as u64;
-    })
+    Forged::in_frames(Part::Directories, &names.collect::<Vec<_>>(), 2_000)
 }
 
 fn levels() -> Forged {
@@ -367,18 +331,9 @@ fn levels() -> Forged {
 
 fn attributes() -> Forged {
     let value = vec![b'v'; 3000];
-    let names: Vec<Vec<u8>> = (0..4000).map(|n| format!("{n:06}").into_bytes()).collect();
-    let entries: Vec<Vec<u8>> = names
-        .iter()
-        .map(|name| pax(&[(b"SCHILY.xattr.user.x", &value)], &file(name)))
-        .collect();
-    let pieces = entries.chunks(800).map(|entries| Piece {
-        part: Part::Files,
-        continues: None,
-        tar: entries.concat(),
+    let entries = (0..4000).map(|n| {
+        let entry = file(format!("{n:06}").as_bytes());
+        pax(&[(b"SCHILY.xattr.user.x", &value)], &entry)
     });
-    Forged::files(&[]).with(|f| {
-        f.pieces = pieces.collect();
-        f.entries = names.len() as u64;
-    })
+    Forged::in_frames(Part::Files, &entries.collect::<Vec<_>>(), 800)
 }

@@ -41,10 +41,6 @@ pub(super) struct Allocator {
 
 impl Allocator {
     pub(super) fn new(geometry: Geometry, disk: &Disk) -> Result<Self, FillError> {
-        let per_group = geometry.inodes_per_group;
-        if per_group < PER_BLOCK || !per_group.is_multiple_of(PER_BLOCK) {
-            return Err(FillError::Unexpected("its number of inodes"));
-        }
         let mut table = Table::default();
         table.take_over(&geometry, FIRST_INODE, disk)?;
         Ok(Self {
@@ -236,7 +232,7 @@ fn initial(geometry: &Geometry, group: u32) -> Box<[u8; BLOCK]> {
         }
     };
     set(begin, geometry.copies_in(group).into());
-    let table = u64::from(geometry.inodes_per_group.div_ceil(PER_BLOCK));
+    let table = u64::from(geometry.inodes_per_group / PER_BLOCK);
     // With `flex_bg` other groups' bitmaps and tables may lie here.
     for other in 0..geometry.groups() {
         let about = geometry.group(other);

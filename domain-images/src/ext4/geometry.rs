@@ -4,6 +4,8 @@ use super::bytes::{le16, le32, put16, put32};
 use super::checksum::{Seed, crc32c};
 use super::disk::Disk;
 use super::hash::Hashing;
+use super::inode::INODE;
+use super::table::PER_BLOCK;
 use super::{BLOCK, FillError};
 
 /// Where the superblock lies.
@@ -50,10 +52,11 @@ impl Geometry {
             && (field(0x5C) | HAS_JOURNAL, field(0x60), field(0x64))
                 == (COMPAT, INCOMPAT, RO_COMPAT)
             && field(0x18) == 2
-            && le16(&superblock, 0x58) == 256
+            && usize::from(le16(&superblock, 0x58)) == INODE
             && usize::from(le16(&superblock, 0xFE)) == DESCRIPTOR
             && (1..=32_768).contains(&field(0x20))
-            && (8..=32_768).contains(&field(0x28))
+            && (PER_BLOCK..=32_768).contains(&field(0x28))
+            && field(0x28).is_multiple_of(PER_BLOCK)
             && field(0x3FC) == crc32c(!0, &superblock[..0x3FC]);
         let hashing = Hashing::of(&superblock).filter(|_| known);
         let hashing = hashing.ok_or(FillError::Unexpected("its superblock"))?;
@@ -133,7 +136,7 @@ impl Geometry {
     /// Byte at which the inode lies.
     pub(super) fn inode_at(&self, inode: u32) -> u64 {
         let (group, index) = self.place_of(inode);
-        self.group(group).inode_table() * BLOCK as u64 + u64::from(index) * 256
+        self.group(group).inode_table() * BLOCK as u64 + u64::from(index) * INODE as u64
     }
 
     /// The inode's group, and which of its inodes it is.

@@ -124,10 +124,13 @@ impl Inode<'_> {
 /// A time as 32 bits of seconds, and two more of them below the nanoseconds.
 fn time_fields(time: Mtime) -> Result<(u32, u32), FillError> {
     // Signed at first, then beyond 2038 by the two bits.
-    let epoch = (time.seconds + (1 << 31)) >> 32;
-    if !(0..4).contains(&epoch) {
-        return Err(FillError::Refused("its time is none that ext4 can keep"));
-    }
+    let epoch = time
+        .seconds
+        .checked_add(1 << 31)
+        .map(|seconds| seconds >> 32);
+    let epoch = epoch
+        .filter(|epoch| (0..4).contains(epoch))
+        .ok_or(FillError::Refused("its time is none that ext4 can keep"))?;
     Ok((time.seconds as u32, epoch as u32 | time.nanos << 2))
 }
 
@@ -162,5 +165,7 @@ mod tests {
         assert_eq!(fields(-(1 << 31), 0), Some((1 << 31, 0)));
         assert_eq!(fields((1 << 34) - (1 << 31), 0), None);
         assert_eq!(fields(-(1 << 31) - 1, 0), None);
+        assert_eq!(fields(i64::MAX, 0), None);
+        assert_eq!(fields(i64::MIN, 0), None);
     }
 }

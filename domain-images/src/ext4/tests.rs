@@ -137,6 +137,46 @@ fn e2fsck(image: &Path) -> Result<(), String> {
     out.status.success().then_some(()).ok_or(said)
 }
 
+#[test]
+fn names_are_found_whatever_sign_their_bytes_have() {
+    for flag in ["1", "2"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        std::fs::write(&path, vec![0; 8 << 20]).unwrap();
+        let shape = Shape {
+            bytes: 8 << 20,
+            entries: 600,
+        };
+        image::make(&path, None, shape).unwrap();
+        // As a machine has made it whose `char` has a sign, and one whose has none.
+        let request = format!("ssv flags {flag}");
+        let set = Command::new("debugfs")
+            .args(["-w", "-R", &request])
+            .arg(&path)
+            .output();
+        assert!(set.unwrap().status.success());
+        let disk = Arc::new(Disk::open(&path, None).unwrap());
+        let mut fill = Fill::begin(&disk, None).unwrap();
+        let meta = Meta {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime {
+                seconds: 0,
+                nanos: 0,
+            },
+            xattrs: &[],
+        };
+        for number in 0..600_u32 {
+            let odd = [0x80 | number as u8, 0xff, (number * 7) as u8 | 0x80];
+            let name = [&odd[..], number.to_string().as_bytes()].concat();
+            fill.node(&name, &meta, 0, Node::Fifo).unwrap();
+        }
+        fill.finish().unwrap();
+        assert_eq!(e2fsck(&path), Ok(()), "flags {flag}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

@@ -21,8 +21,8 @@ pub struct MountOptions {
     /// Programs may run from it, with their set-user-id bits, and devices work: for dom0's own new
     /// root, in which its hook runs. Everything else is mounted `nosuid,nodev,noexec`.
     pub trusted: bool,
-    /// Leaves the journal alone while a fresh file system is filled. A crash then costs the file
-    /// system, which nobody has used yet.
+    /// Leaves the journal alone while a copy of a guest's file system is changed. A crash then costs
+    /// the copy, which nobody has used yet.
     pub without_journal: bool,
 }
 

@@ -1,20 +1,22 @@
 //! What comes after a payload's last frame: directories' metadata, flush, a fresh mount, the seal.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
-use super::conductor::set_directory;
 use super::domain_image::DomainImage;
-use super::error::Problem;
+use super::error::{EntryError, Problem};
 use super::fault::Fault;
 use super::store::ListFile;
 use super::target::{Place, Target};
 use super::{Event, StageObserver};
+use crate::filelist::Entry;
 use crate::manifest::Payload;
 use crate::seal::{self, OwnFiles, Scope};
+use crate::tree::{Metadata, Root};
 
 /// A payload whose frames are all handed out.
 pub(super) struct Closing<'a> {
@@ -117,6 +119,21 @@ fn release(mut target: Arc<Target<'_>>) {
         target = still;
         thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// Gives a directory what the list says about it.
+pub(super) fn set_directory(root: &Root, payload: &Payload, entry: &Entry) -> Result<(), Problem> {
+    let metadata = Metadata {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        xattrs: &entry.xattrs,
+    };
+    let fd = root.open_dir(&entry.path);
+    fd.map_err(EntryError::os("open"))
+        .and_then(|fd| Ok(metadata.set_fd(fd.as_fd())?))
+        .map_err(|error| Problem::entry(&payload.domain, &entry.path, error))
 }
 
 fn read_back(

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
-use super::closer::{self, Closing, Tree};
+use super::closer::{self, Closing, Tree, set_directory};
 use super::domain_image::{self, DomainImage};
-use super::error::{EntryError, Problem};
+use super::error::Problem;
 use super::fault::Fault;
 use super::fresh::Fresh;
 use super::plan::Plan;
@@ -19,10 +19,9 @@ use super::unpack::links_of;
 use super::worker::{self, Shop, Work};
 use super::{Event, StageObserver, StageTarget, whiteout};
 use crate::bundle::{Bundle, FrameError, PayloadReader, ReadError, UncheckedFrame};
-use crate::filelist::Kind;
 use crate::manifest::{Image, Manifest, Mode, Part, Payload};
 use crate::seal::OwnFiles;
-use crate::tree::{Links, Metadata, Root};
+use crate::tree::{Links, Root};
 
 /// Frames between conductor and workers: enough that no worker waits while the next one is read.
 const QUEUE: usize = 2;
@@ -37,12 +36,7 @@ pub(super) fn run<R: Read + Send>(
     observer: &dyn StageObserver,
 ) -> Result<StagedRoot, Problem> {
     let manifest = Arc::clone(bundle.manifest());
-    let dom0 = manifest
-        .payloads
-        .first()
-        .ok_or(Problem::Bundle(ReadError::Malformed(
-            "it has no payload for dom0",
-        )))?;
+    let dom0 = manifest.payloads.first().ok_or_else(no_dom0)?;
     let mut slot = Slot::make(target, plan, dom0.entries)?;
     let names = fill(&mut bundle, &manifest, target, &mut slot, observer)?;
     // Last, so that no slot says it holds a release before it does.
@@ -103,9 +97,11 @@ fn fill<'m, R: Read + Send>(
     });
     drop(shop);
     fault.into_result()?;
-    names.ok_or(Problem::Bundle(ReadError::Malformed(
-        "it has no payload for dom0",
-    )))
+    names.ok_or_else(no_dom0)
+}
+
+fn no_dom0() -> Problem {
+    ReadError::Malformed("it has no payload for dom0").into()
 }
 
 struct Conductor<'a, 'm, 's> {
@@ -332,28 +328,6 @@ impl Names<'_> {
             set_directory(slot, self.dom0, &entry)
         })
     }
-}
-
-/// Sets a directory's metadata.
-pub(super) fn set_directory(
-    root: &Root,
-    payload: &Payload,
-    entry: &crate::filelist::Entry,
-) -> Result<(), Problem> {
-    if entry.kind != Kind::Directory {
-        return Ok(());
-    }
-    let metadata = Metadata {
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        xattrs: &entry.xattrs,
-    };
-    let fd = root.open_dir(&entry.path);
-    fd.map_err(EntryError::os("open"))
-        .and_then(|fd| Ok(metadata.set_fd(std::os::fd::AsFd::as_fd(&fd))?))
-        .map_err(|error| Problem::entry(&payload.domain, &entry.path, error))
 }
 
 enum ListFrame {

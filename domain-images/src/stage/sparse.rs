@@ -1,11 +1,10 @@
 //! Files with holes: the map of GNU format 1.0, and where stored bytes belong.
 
 use super::entry::BLOCK;
+use crate::aligned;
 
 /// Extents of one file at most, as [`crate::format`] says.
 const MAX_EXTENTS: usize = 16_384;
-/// Blocks of which extents are made.
-const FILE_BLOCK: u64 = 4096;
 
 /// A run of stored bytes and where in the file it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub(super) fn read_map(data: &[u8], size: u64) -> Result<(Vec<Extent>, usize), &
         });
         stored += bytes;
     }
-    let whole = |number: u64| number.is_multiple_of(FILE_BLOCK);
+    let whole = |number: u64| number.is_multiple_of(aligned::BLOCK as u64);
     let is_whole = |e: &Extent| whole(e.offset) && (whole(e.bytes) || e.offset + e.bytes == size);
     if !map
         .iter()

@@ -65,8 +65,8 @@ impl ListFile {
         )))
     }
 
-    /// Calls `each` for every entry, or every one of a type. Only when it returns `Ok` were the entries the signed ones; but
-    /// all pieces were checked one by one before.
+    /// Calls `each` for every entry, or every one of a type. Only when it returns `Ok` were the entries
+    /// the signed ones; but all pieces were checked one by one before.
     pub(super) fn each(
         &self,
         payload: &Payload,

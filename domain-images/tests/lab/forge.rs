@@ -69,6 +69,19 @@ impl Forged {
         }
     }
 
+    /// Many entries of one part, so many to a frame, counted honestly.
+    pub fn in_frames(part: Part, entries: &[Vec<u8>], to_a_frame: usize) -> Self {
+        let pieces = entries.chunks(to_a_frame).map(|entries| Piece {
+            part,
+            continues: None,
+            tar: entries.concat(),
+        });
+        Self::parts(&[], &[], &[]).with(|f| {
+            f.pieces = pieces.collect();
+            f.entries = entries.len() as u64;
+        })
+    }
+
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self

@@ -36,6 +36,15 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module \
 /// Where the programs are built for; naming it keeps the flags away from build scripts.
 const BUILT_FOR: &str = "x86_64-unknown-linux-gnu";
 
+/// The target whose seeds and words serve `target`, too.
+fn seeds_of(target: &str) -> &str {
+    match target {
+        // It makes what the other reads.
+        "unpack" => "tar",
+        own => own,
+    }
+}
+
 /// The targets, built.
 #[derive(Debug)]
 pub struct Fuzzer {
@@ -91,7 +100,7 @@ impl Fuzzer {
     /// # Errors
     /// When it fails; the error has what it said and names the input.
     pub fn run(&self, target: &str, inputs: u64) -> Result<()> {
-        let corpus = self.folder.join("corpus").join(target);
+        let corpus = self.folder.join("corpus").join(seeds_of(target));
         let seeds = std::fs::read_dir(&corpus)
             .with_context(|| format!("no corpus in {}", corpus.display()))?
             .count() as u64;
@@ -142,7 +151,7 @@ impl Fuzzer {
         }
         std::fs::create_dir(&fresh).context("no folder for new inputs")?;
         let prefix = artifacts.join(format!("{target}-"));
-        let words = self.folder.join("words").join(target);
+        let words = self.folder.join("words").join(seeds_of(target));
         let mut engine = Command::new(&self.program);
         if words.exists() {
             engine.arg(format!("-dict={}", words.display()));
